@@ -1,0 +1,373 @@
+"""A pod: what it decides, what it remembers, and what it still owes the world.
+
+The life of a pod, as ``plan`` walks it::
+
+    declared ─ Prepare ─ Attach ─ [StartPause] ─ ready ─ [WatchPause]
+    stop wanted ─ StopContainers ─ Detach ─ Release ─ stopped
+    remove wanted ─ (all of stop) ─ Erase ─ removed
+
+A set-up that fails wants its own removal. Work that takes down is tried again, ever more rarely, until it succeeds.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from ocid.errors import WrongState
+from ocid.events import pod as events
+from ocid.events.pod import PodEvent
+from ocid.ids import Digest
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a pod remembers. The initial state has nothing declared."""
+
+    declared: events.Declared | None = None
+    prepared: bool = False
+    attached: events.NetworkAttached | None = None
+    pause: events.PauseStarted | None = None
+    ready: bool = False
+    failed: events.Failed | None = None
+    lost: str | None = None
+    stop_wanted: bool = False
+    containers_stopped: bool = False
+    detached: bool = False
+    stopped: bool = False
+    remove_wanted: bool = False
+    removed: bool = False
+    failures: int = 0  # of the step now owed, in a row
+    gave_up: str | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the pod takes containers. CRI SANDBOX_READY."""
+        return self.ready and not (self.stop_wanted or self.lost is not None or self.gave_up is not None)
+
+    @property
+    def phase(self) -> str:
+        """One word for messages and tables."""
+        if self.declared is None:
+            return "undeclared"
+        for name, holds in (
+            ("removed", self.removed),
+            ("given up", self.gave_up is not None),
+            ("removing", self.remove_wanted),
+            ("stopped", self.stopped),
+            ("stopping", self.stop_wanted),
+            ("lost", self.lost is not None),
+            ("ready", self.ready),
+        ):
+            if holds:
+                return name
+        return "starting"
+
+
+INITIAL = Pod()
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """Make the pod that *declared* describes."""
+
+    declared: events.Declared
+
+
+class NotePrepared(msgspec.Struct, frozen=True, kw_only=True):
+    """Namespaces, mounts and files are there."""
+
+
+class NoteAttached(msgspec.Struct, frozen=True, kw_only=True):
+    """The network is there."""
+
+    addresses: tuple[str, ...]
+    via: str
+    result: Digest | None = None
+
+
+class NotePaused(msgspec.Struct, frozen=True, kw_only=True):
+    """The pause process runs."""
+
+    pid: int
+    start_ticks: int
+
+
+class NoteFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect failed in a way that its port foresees."""
+
+    step: str
+    error: str
+    message: str
+
+
+class NoteLost(msgspec.Struct, frozen=True, kw_only=True):
+    """The pod's namespaces or its pause process are gone without our doing."""
+
+    reason: str
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """CRI StopPodSandbox."""
+
+
+class NoteContainersStopped(msgspec.Struct, frozen=True, kw_only=True):
+    """No container of the pod runs any more."""
+
+
+class NoteDetached(msgspec.Struct, frozen=True, kw_only=True):
+    """The network is gone."""
+
+
+class NoteReleased(msgspec.Struct, frozen=True, kw_only=True):
+    """Namespaces, mounts and pause process are gone."""
+
+
+class Remove(msgspec.Struct, frozen=True, kw_only=True):
+    """CRI RemovePodSandbox."""
+
+
+class NoteErased(msgspec.Struct, frozen=True, kw_only=True):
+    """The pod's containers are removed; nothing is left."""
+
+
+class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The supervisor will not restart this actor."""
+
+    reason: str
+
+
+Command = (
+    Run | NotePrepared | NoteAttached | NotePaused | NoteFailed | NoteLost | Stop | NoteContainersStopped
+    | NoteDetached | NoteReleased | Remove | NoteErased | NoteGaveUp
+)  # fmt: skip
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+class Prepare(msgspec.Struct, frozen=True, kw_only=True):
+    """Pin namespaces, mount shared memory, write files."""
+
+
+class Attach(msgspec.Struct, frozen=True, kw_only=True):
+    """Attach the pod to its network."""
+
+
+class StartPause(msgspec.Struct, frozen=True, kw_only=True):
+    """Run the process that holds the shared PID namespace."""
+
+
+class WatchPause(msgspec.Struct, frozen=True, kw_only=True):
+    """Wait for the pause process to end, which it should not."""
+
+    pid: int
+    start_ticks: int
+
+
+class StopContainers(msgspec.Struct, frozen=True, kw_only=True):
+    """Kill whatever containers of the pod still run."""
+
+    failures: int
+
+
+class Detach(msgspec.Struct, frozen=True, kw_only=True):
+    """Take the pod off its network."""
+
+    failures: int
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """Take down namespaces, mounts and the pause process."""
+
+    failures: int
+
+
+class Erase(msgspec.Struct, frozen=True, kw_only=True):
+    """Remove the pod's containers and what is left of its files."""
+
+    failures: int
+
+
+Effect = Prepare | Attach | StartPause | WatchPause | StopContainers | Detach | Release | Erase
+MAKING = (Prepare, Attach, StartPause)  # a failure of these fails the pod; a failure of the others is tried again
+
+# --- the three functions ---------------------------------------------------------------------------------------------
+
+
+def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
+    """Say which facts *command* makes of *state*. ``()`` means that it is so already.
+
+    Raises:
+        WrongState: the pod cannot do that now.
+    """
+    match command:
+        case Run(declared=declared):
+            return () if state.declared is not None else (declared,)
+        case _ if state.declared is None or state.removed:
+            return _decide_absent(state, command)
+        case Stop():
+            return () if state.stop_wanted else (events.StopRequested(),)
+        case Remove():
+            return _wanting_removal(state)
+        case NoteLost(reason=reason):
+            return () if state.stop_wanted or state.lost is not None else (events.Lost(reason=reason),)
+        case NoteGaveUp(reason=reason):
+            return () if state.gave_up is not None else (events.GaveUp(reason=reason),)
+        case NoteFailed():
+            return _decide_failed(state, command)
+        case NotePrepared() | NoteAttached() | NotePaused():
+            return () if state.stop_wanted else _decide_made(state, command)
+        case NoteContainersStopped():
+            return () if state.containers_stopped else (events.ContainersStopped(),)
+        case NoteDetached():
+            return () if state.detached else (events.NetworkDetached(),)
+        case NoteReleased():
+            return () if state.stopped else (events.Stopped(),)
+        case NoteErased():
+            return (events.Removed(),) if state.remove_wanted and state.stopped else ()
+        case _:
+            assert_never(command)
+
+
+def _decide_absent(state: Pod, command: Command) -> tuple[PodEvent, ...]:
+    """Stop and remove are idempotent; notes about a pod that is gone come late and say nothing new."""
+    if state.declared is None and not isinstance(command, Stop | Remove | NoteGaveUp):
+        raise WrongState("pod", "", wants="declared", is_now=state.phase)
+    return ()
+
+
+def _wanting_removal(state: Pod) -> tuple[PodEvent, ...]:
+    if state.remove_wanted:
+        return ()
+    if state.stop_wanted:
+        return (events.RemoveRequested(),)
+    return (events.StopRequested(), events.RemoveRequested())
+
+
+def _decide_failed(state: Pod, note: NoteFailed) -> tuple[PodEvent, ...]:
+    if state.ready or state.stop_wanted:
+        return (
+            events.EffectFailed(
+                step=note.step, error=note.error, message=note.message, failures=state.failures + 1
+            ),
+        )  # fmt: skip
+    failed = events.Failed(step=note.step, error=note.error, message=note.message)
+    return (failed, *_wanting_removal(state))
+
+
+def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused) -> tuple[PodEvent, ...]:
+    made: PodEvent
+    match note:
+        case NotePrepared():
+            if state.prepared:
+                return ()
+            made = events.Prepared()
+        case NoteAttached(addresses=addresses, via=via, result=result):
+            if state.attached is not None:
+                return ()
+            made = events.NetworkAttached(addresses=addresses, via=via, result=result)
+        case NotePaused(pid=pid, start_ticks=start_ticks):
+            if state.pause is not None:
+                return ()
+            made = events.PauseStarted(pid=pid, start_ticks=start_ticks)
+        case _:
+            assert_never(note)
+    after = evolve(state, made)
+    return (made, events.Ready()) if not isinstance(plan(after), MAKING) else (made,)
+
+
+def evolve(state: Pod, event: PodEvent) -> Pod:
+    """Return *state* after *event*. Total: it never refuses a fact."""
+    change = msgspec.structs.replace
+    match event:
+        case events.Declared():
+            return Pod(declared=event)
+        case events.Prepared():
+            return change(state, prepared=True)
+        case events.NetworkAttached():
+            return change(state, attached=event)
+        case events.PauseStarted():
+            return change(state, pause=event)
+        case events.Ready():
+            return change(state, ready=True)
+        case events.Failed():
+            return change(state, failed=event, containers_stopped=True, failures=0)
+        case events.Lost(reason=reason):
+            return change(state, lost=reason)
+        case events.StopRequested():
+            return change(state, stop_wanted=True, failures=0)
+        case events.ContainersStopped():
+            return change(state, containers_stopped=True, failures=0)
+        case events.NetworkDetached():
+            return change(state, detached=True, failures=0)
+        case events.Stopped():
+            return change(state, stopped=True, failures=0)
+        case events.RemoveRequested():
+            return change(state, remove_wanted=True, stop_wanted=True, failures=0)
+        case events.Removed():
+            return change(state, removed=True)
+        case events.EffectFailed(failures=failures):
+            return change(state, failures=failures)
+        case events.GaveUp(reason=reason):
+            return change(state, gave_up=reason)
+        case _:
+            assert_never(event)
+
+
+def plan(state: Pod) -> Effect | None:
+    """Return the one effect this state still owes the world, or None at rest. The first debt wins."""
+    declared = state.declared
+    if declared is None or state.removed or state.gave_up is not None:
+        return None
+    if state.stop_wanted:
+        return _plan_down(state, declared)
+    if state.lost is not None:
+        return None
+    if not state.prepared:
+        return Prepare()
+    if declared.network != "host" and state.attached is None:
+        return Attach()
+    if declared.shared_pid:
+        if state.pause is None:
+            return StartPause()
+        return WatchPause(pid=state.pause.pid, start_ticks=state.pause.start_ticks)
+    return None
+
+
+def _plan_down(state: Pod, declared: events.Declared) -> Effect | None:
+    if not state.containers_stopped:
+        return StopContainers(failures=state.failures)
+    if declared.network != "host" and not state.detached:
+        return Detach(failures=state.failures)
+    if not state.stopped:
+        return Release(failures=state.failures)
+    return Erase(failures=state.failures) if state.remove_wanted else None
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What recovery found on the host of one pod."""
+
+    rebooted: bool  # since the log was last written
+    namespaces_present: bool
+
+
+def observe(state: Pod, found: Found) -> tuple[Command, ...]:
+    """Turn what was *found* after a restart into ordinary commands."""
+    if state.declared is None or state.stop_wanted or state.lost is not None or not state.ready:
+        return ()
+    if found.rebooted:
+        return (NoteLost(reason="the node was rebooted"),)
+    if not found.namespaces_present:
+        return (NoteLost(reason="the pod's namespaces are gone"),)
+    return ()
+
+
+def gave_up(reason: str) -> Command:
+    """Return the command that ends a pod's actor for good."""
+    return NoteGaveUp(reason=reason)
+
+
+def is_over(state: Pod) -> bool:
+    """Say whether nothing will ever happen to this pod again."""
+    return state.removed

@@ -1,0 +1,158 @@
+"""Facts about containers. Stream ``container/<id>``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ocid.events.base import Event, enter
+from ocid.ids import ContainerId, Digest, ImageId, PodId
+
+
+class Declared(Event, frozen=True, kw_only=True):
+    """A container was asked for. Everything that making it will create on the host is named here."""
+
+    TYPE: ClassVar[str] = "container.declared"
+    container_id: ContainerId
+    pod_id: PodId
+    name: str
+    attempt: int
+    created_at_ns: int
+    config: Digest  # document: ContainerConfig as JSON, secrets replaced by commitments
+    secrets: int  # how many values were replaced
+    image_id: ImageId
+    image_ref: str  # repository@digest, or the image id where no repository is known
+    image_manifest: Digest  # document
+    handler: str
+    log_path: str  # absolute; "" for none
+    bundle: str  # directory of config.json and the mounted root file system
+    writable: str  # directory of the writable layer
+    cgroup: str  # OCI linux.cgroupsPath
+    stop_signal: str = ""  # by name; "" is SIGTERM
+
+
+class Prepared(Event, frozen=True, kw_only=True):
+    """The root file system is mounted and the OCI runtime spec is written."""
+
+    TYPE: ClassVar[str] = "container.prepared"
+    spec: Digest  # document: the OCI runtime spec, secrets replaced
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+class Created(Event, frozen=True, kw_only=True):
+    """The OCI runtime has made the container; its init waits for the start."""
+
+    TYPE: ClassVar[str] = "container.created"
+    pid: int
+    start_ticks: int
+
+
+class PrepareFailed(Event, frozen=True, kw_only=True):
+    """The container could not be prepared; CreateContainer failed, and what was made is being taken down again."""
+
+    TYPE: ClassVar[str] = "container.prepare_failed"
+    error: str  # class name from ocid.errors
+    message: str
+
+
+class CreateFailed(Event, frozen=True, kw_only=True):
+    """The OCI runtime refused to make the container. It counts as exited with 128."""
+
+    TYPE: ClassVar[str] = "container.create_failed"
+    at_ns: int
+    error: str
+    message: str
+
+
+class StartRequested(Event, frozen=True, kw_only=True):
+    """StartContainer was called."""
+
+    TYPE: ClassVar[str] = "container.start_requested"
+
+
+class Started(Event, frozen=True, kw_only=True):
+    """The container's own program runs."""
+
+    TYPE: ClassVar[str] = "container.started"
+    at_ns: int
+
+
+class StartFailed(Event, frozen=True, kw_only=True):
+    """The container's program could not be started. The container counts as exited with 128."""
+
+    TYPE: ClassVar[str] = "container.start_failed"
+    at_ns: int
+    error: str
+    message: str
+
+
+class StopRequested(Event, frozen=True, kw_only=True):
+    """StopContainer was called, or the pod stops, or removal implies it."""
+
+    TYPE: ClassVar[str] = "container.stop_requested"
+    grace_ms: int  # CRI StopContainerRequest.timeout; 0 kills at once
+    kill_at_boot_ns: int  # CLOCK_BOOTTIME after which SIGKILL is due
+    signal: str
+
+
+class Exited(Event, frozen=True, kw_only=True):
+    """The container's init ended. CRI ContainerStatus.finished_at, exit_code, reason."""
+
+    TYPE: ClassVar[str] = "container.exited"
+    at_ns: int
+    exit_code: int  # 0-255; 128 + signal number when killed by a signal; 255 when nobody knows it
+    oom_killed: bool = False
+    source: str  # "monitor" (its exit file), "reboot", or "unknown"
+
+
+class Released(Event, frozen=True, kw_only=True):
+    """The runtime's state, the mounts and the cgroup of the ended container are gone; the writable layer stays."""
+
+    TYPE: ClassVar[str] = "container.released"
+
+
+class RemoveRequested(Event, frozen=True, kw_only=True):
+    """RemoveContainer was called, or the pod is removed, or the container could not be made."""
+
+    TYPE: ClassVar[str] = "container.remove_requested"
+
+
+class Removed(Event, frozen=True, kw_only=True):
+    """Nothing of the container is left on the host but its log. The last event of its stream."""
+
+    TYPE: ClassVar[str] = "container.removed"
+
+
+class EffectFailed(Event, frozen=True, kw_only=True):
+    """Signalling the container or taking it down failed; it is tried again, ever more rarely."""
+
+    TYPE: ClassVar[str] = "container.effect_failed"
+    step: str
+    error: str
+    message: str
+    failures: int
+
+
+class LogReopened(Event, frozen=True, kw_only=True):
+    """ReopenContainerLog made the monitor open the log file anew."""
+
+    TYPE: ClassVar[str] = "container.log_reopened"
+
+
+class GaveUp(Event, frozen=True, kw_only=True):
+    """The container's actor crashed more often than its budget allows. Its processes go on, unwatched."""
+
+    TYPE: ClassVar[str] = "container.gave_up"
+    reason: str
+
+
+ContainerEvent = (
+    Declared | Prepared | PrepareFailed | Created | CreateFailed | StartRequested | Started | StartFailed | StopRequested | Exited | Released
+    | RemoveRequested | Removed | EffectFailed | LogReopened | GaveUp
+)  # fmt: skip
+
+enter(
+    Declared, Prepared, PrepareFailed, Created, CreateFailed, StartRequested, Started, StartFailed, StopRequested, Exited, Released,
+    RemoveRequested, Removed, EffectFailed, LogReopened, GaveUp,
+)  # fmt: skip

@@ -1,0 +1,94 @@
+"""Facts about pulls (stream ``pull/<id>``) and about the catalog of images (stream ``catalog/images``)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ocid.events.base import Event, enter
+from ocid.ids import Digest, ImageId, PullId, StreamId
+
+CATALOG = StreamId("catalog/images")
+
+
+class PullRequested(Event, frozen=True, kw_only=True):
+    """PullImage was called. Credentials are not part of the fact."""
+
+    TYPE: ClassVar[str] = "pull.requested"
+    pull_id: PullId
+    reference: str  # normalised: registry/path:tag or registry/path@digest
+    with_credentials: bool
+
+
+class PullResolved(Event, frozen=True, kw_only=True):
+    """The registry named the manifest, and a platform was chosen. Manifest and configuration are documents."""
+
+    TYPE: ClassVar[str] = "pull.resolved"
+    endpoint: str  # the registry or mirror that answered, scheme and host
+    manifest: Digest  # of the chosen platform's manifest
+    index: Digest | None  # of the index or manifest list it was chosen from
+    image_id: ImageId
+    layers: int
+    total_bytes: int  # of the blobs, as the manifest says
+
+
+class PullCompleted(Event, frozen=True, kw_only=True):
+    """Every layer is ready and the image stands in the catalog."""
+
+    TYPE: ClassVar[str] = "pull.completed"
+    image_id: ImageId
+
+
+class PullFailed(Event, frozen=True, kw_only=True):
+    """The pull ended without an image."""
+
+    TYPE: ClassVar[str] = "pull.failed"
+    error: str
+    message: str
+
+
+class PullAbandoned(Event, frozen=True, kw_only=True):
+    """The daemon ended during the pull. Verified layers stay for the caller's next try; credentials died with us."""
+
+    TYPE: ClassVar[str] = "pull.abandoned"
+    reason: str
+
+
+class ImageAdded(Event, frozen=True, kw_only=True):
+    """An image whose layers are all in the store was entered in the catalog."""
+
+    TYPE: ClassVar[str] = "image.added"
+    image_id: ImageId
+    manifest: Digest  # document
+    config: Digest  # document
+    size_bytes: int  # of manifest, configuration and blobs
+
+
+class ImageNamed(Event, frozen=True, kw_only=True):
+    """A name points to the image from now on, and to no other."""
+
+    TYPE: ClassVar[str] = "image.named"
+    image_id: ImageId
+    name: str  # registry/path:tag, or registry/path@digest
+
+
+class ImageRemoved(Event, frozen=True, kw_only=True):
+    """The image and all its names left the catalog. Layers go when nothing else refers to them."""
+
+    TYPE: ClassVar[str] = "image.removed"
+    image_id: ImageId
+
+
+class LayersCollected(Event, frozen=True, kw_only=True):
+    """Layers that nothing referred to were removed after an image had gone."""
+
+    TYPE: ClassVar[str] = "image.layers_collected"
+    layers: int
+
+
+PullEvent = PullRequested | PullResolved | PullCompleted | PullFailed | PullAbandoned
+CatalogEvent = ImageAdded | ImageNamed | ImageRemoved | LayersCollected
+
+enter(
+    PullRequested, PullResolved, PullCompleted, PullFailed, PullAbandoned,
+    ImageAdded, ImageNamed, ImageRemoved, LayersCollected,
+)  # fmt: skip

@@ -1,0 +1,108 @@
+"""Facts about the daemon's own lives and about who uses its socket. Stream ``node/self``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ocid.events.base import Event, enter
+from ocid.ids import Digest, StreamId
+
+NODE = StreamId("node/self")
+
+
+class Started(Event, frozen=True, kw_only=True):
+    """The daemon opened the log and began a new epoch."""
+
+    TYPE: ClassVar[str] = "node.started"
+    epoch: int
+    ocid_version: str
+    pid: int
+    kernel: str  # uname release
+    cgroup_mode: str  # "v1", "hybrid" or "v2"
+    cgroup_driver: str  # "cgroupfs" or "systemd"
+    config: Digest  # document: the configuration in force, as JSON
+    after_clean_stop: bool
+    rebooted: bool  # the boot id differs from that of the epoch before
+
+
+class Recovered(Event, frozen=True, kw_only=True):
+    """The daemon compared the log with the host and is about to serve."""
+
+    TYPE: ClassVar[str] = "node.recovered"
+    pods: int
+    containers: int
+    adopted: int  # containers found alive as the log has them
+    lost: int  # containers and pods that ended while nobody watched
+    took_ms: int
+
+
+class Stopped(Event, frozen=True, kw_only=True):
+    """The daemon stopped on purpose; containers go on."""
+
+    TYPE: ClassVar[str] = "node.stopped"
+    reason: str
+
+
+class PeerSeen(Event, frozen=True, kw_only=True):
+    """A process connected to the CRI socket. Its seq is the ``who`` of everything it asks for.
+
+    Source: unix(7) SO_PEERCRED, checked against reuse of the pid by its start time; proc(5).
+    """
+
+    TYPE: ClassVar[str] = "node.peer_seen"
+    pid: int
+    start_ticks: int  # /proc/PID/stat field 22, clock ticks since boot; 0 if the process was gone
+    uid: int
+    gid: int
+    exe: str
+    comm: str
+    cgroup: str
+    login_uid: int = 4294967295  # /proc/PID/loginuid; 2**32 - 1 means none was set
+
+
+class RequestRefused(Event, frozen=True, kw_only=True):
+    """A request that would have changed something was refused before any aggregate saw it."""
+
+    TYPE: ClassVar[str] = "node.request_refused"
+    rpc: str
+    error: str  # class name from ocid.errors
+    message: str
+
+
+class ActorCrashed(Event, frozen=True, kw_only=True):
+    """An actor failed in a way nobody foresaw; its supervisor rebuilds it from its stream."""
+
+    TYPE: ClassVar[str] = "node.actor_crashed"
+    stream: StreamId
+    error: str
+    crashes: int  # within the budget's window, this one included
+
+
+class ActorGaveUp(Event, frozen=True, kw_only=True):
+    """An actor crashed more often than its budget allows and is not restarted."""
+
+    TYPE: ClassVar[str] = "node.actor_gave_up"
+    stream: StreamId
+    error: str
+
+
+class OrphanFound(Event, frozen=True, kw_only=True):
+    """Something under our own prefixes that no stream names was found and dealt with."""
+
+    TYPE: ClassVar[str] = "node.orphan_found"
+    kind: str  # "container", "mount", "netns", "cgroup", "directory", "link"
+    name: str
+    action: str  # "removed" or "left"
+
+
+class LogQuarantined(Event, frozen=True, kw_only=True):
+    """The log before this one was damaged. It was set aside, and this log begins anew from what was running."""
+
+    TYPE: ClassVar[str] = "node.log_quarantined"
+    path: str
+    reason: str
+    last_good_seq: int  # 0 when nothing could be read
+    last_good_hash: str  # hex
+
+
+enter(Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, OrphanFound, LogQuarantined)

@@ -1,0 +1,140 @@
+"""Facts about pods (CRI pod sandboxes). Stream ``pod/<id>``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ocid.events.base import Event, enter
+from ocid.ids import Digest, PodId
+
+
+class Declared(Event, frozen=True, kw_only=True):
+    """A pod was asked for. Everything that making it will create on the host is named here, before it exists."""
+
+    TYPE: ClassVar[str] = "pod.declared"
+    pod_id: PodId
+    name: str
+    namespace: str
+    uid: str
+    attempt: int
+    created_at_ns: int  # never earlier than that of the same pod's sandboxes before it
+    config: Digest  # document: PodConfig as JSON
+    handler: str  # the runtime handler's name; "" is the default one
+    network: str  # "host", "bridge" or "cni"
+    addresses: tuple[str, ...] = ()  # leased for the built-in bridge, as CIDR; () for CNI and host
+    interface: str = ""  # name of the host end of the veth pair, built-in bridge only
+    netns: str = ""  # path of the pinned network namespace; "" for the host's
+    run_dir: str  # pins, shm and generated files
+    cgroup_parent: str  # as CRI LinuxPodSandboxConfig.cgroup_parent
+    host_ipc: bool = False
+    host_pid: bool = False
+    shared_pid: bool = False  # one PID namespace for the pod, held by a pause process
+
+
+class Prepared(Event, frozen=True, kw_only=True):
+    """Namespaces are pinned, shared memory is mounted, files are generated."""
+
+    TYPE: ClassVar[str] = "pod.prepared"
+
+
+class NetworkAttached(Event, frozen=True, kw_only=True):
+    """The pod has its addresses."""
+
+    TYPE: ClassVar[str] = "pod.network_attached"
+    addresses: tuple[str, ...]  # without prefix length, the primary one first
+    via: str  # "bridge", or "cni:<network name>"
+    result: Digest | None = None  # document: the CNI result as JSON
+
+
+class PauseStarted(Event, frozen=True, kw_only=True):
+    """The pause process that holds the shared PID namespace runs."""
+
+    TYPE: ClassVar[str] = "pod.pause_started"
+    pid: int
+    start_ticks: int
+
+
+class Ready(Event, frozen=True, kw_only=True):
+    """The pod can take containers."""
+
+    TYPE: ClassVar[str] = "pod.ready"
+
+
+class Failed(Event, frozen=True, kw_only=True):
+    """Making the pod failed; what was made is being taken down again."""
+
+    TYPE: ClassVar[str] = "pod.failed"
+    step: str
+    error: str  # class name from ocid.errors
+    message: str
+
+
+class Lost(Event, frozen=True, kw_only=True):
+    """What the pod consists of is gone without our doing: a reboot, or somebody else's hand."""
+
+    TYPE: ClassVar[str] = "pod.lost"
+    reason: str
+
+
+class StopRequested(Event, frozen=True, kw_only=True):
+    """StopPodSandbox was called, or removal implies it."""
+
+    TYPE: ClassVar[str] = "pod.stop_requested"
+
+
+class ContainersStopped(Event, frozen=True, kw_only=True):
+    """No container of the pod runs any more."""
+
+    TYPE: ClassVar[str] = "pod.containers_stopped"
+
+
+class NetworkDetached(Event, frozen=True, kw_only=True):
+    """The pod's addresses are free again."""
+
+    TYPE: ClassVar[str] = "pod.network_detached"
+
+
+class Stopped(Event, frozen=True, kw_only=True):
+    """Namespaces, mounts and the pause process are gone."""
+
+    TYPE: ClassVar[str] = "pod.stopped"
+
+
+class RemoveRequested(Event, frozen=True, kw_only=True):
+    """RemovePodSandbox was called, or a failed pod takes itself down."""
+
+    TYPE: ClassVar[str] = "pod.remove_requested"
+
+
+class Removed(Event, frozen=True, kw_only=True):
+    """Nothing of the pod is left on the host. The last event of its stream."""
+
+    TYPE: ClassVar[str] = "pod.removed"
+
+
+class EffectFailed(Event, frozen=True, kw_only=True):
+    """Taking something down failed; it is tried again, ever more rarely."""
+
+    TYPE: ClassVar[str] = "pod.effect_failed"
+    step: str
+    error: str
+    message: str
+    failures: int  # of this step, in a row
+
+
+class GaveUp(Event, frozen=True, kw_only=True):
+    """The pod's actor crashed more often than its budget allows. The pod is NotReady; its containers go on."""
+
+    TYPE: ClassVar[str] = "pod.gave_up"
+    reason: str
+
+
+PodEvent = (
+    Declared | Prepared | NetworkAttached | PauseStarted | Ready | Failed | Lost | StopRequested | ContainersStopped
+    | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp
+)  # fmt: skip
+
+enter(
+    Declared, Prepared, NetworkAttached, PauseStarted, Ready, Failed, Lost, StopRequested, ContainersStopped,
+    NetworkDetached, Stopped, RemoveRequested, Removed, EffectFailed, GaveUp,
+)  # fmt: skip
