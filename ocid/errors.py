@@ -78,6 +78,17 @@ class EffectFailed(OcidError):
     """A tool, the kernel or a registry refused to do what was asked of it."""
 
 
+def revive(name: str, message: str) -> OcidError:
+    """Return the error that an event recorded by class name and message, so that a caller who waits gets its code."""
+    for kind in OcidError.__subclasses__():
+        if kind.__name__ == name:
+            error = kind.__new__(kind)
+            Exception.__init__(error, message)
+            error.message = message
+            return error
+    return EffectFailed(message)
+
+
 def tail(text: bytes | str, limit: int = MESSAGE_BYTES_MAX) -> str:
     """Return the last *limit* bytes of a tool's output as one trimmed text, undecodable bytes replaced."""
     raw = text.encode() if isinstance(text, str) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import NewType
 
@@ -34,3 +35,8 @@ def digest(text: str) -> Digest:
 def stream(aggregate: str, name: str) -> StreamId:
     """Name the stream of one aggregate's events."""
     return StreamId(f"{aggregate}/{name}")
+
+
+def digest_of(document: bytes) -> Digest:
+    """Name a document by its content."""
+    return Digest("sha256:" + hashlib.sha256(document).hexdigest())

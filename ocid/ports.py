@@ -7,7 +7,7 @@ order, and the next call deals with it. They raise the errors of ``ocid.errors``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import msgspec
 
 from ocid.domain.configs import DnsConfig, PortMapping
 from ocid.domain.image_config import ImageConfig
-from ocid.domain.spec.build import HostFacts
+from ocid.domain.spec.inputs import DeviceNode, HostFacts
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
 from ocid.ids import ChainId, ContainerId, Digest, ExecId, ImageId, PodId, StreamId
@@ -51,8 +51,11 @@ class Journal(Protocol):
         another one is a bug (``AssertionError``). A cancelled append may still become durable.
         """
 
-    async def read_stream(self, stream: StreamId) -> Sequence[Envelope]:
-        """Return all events of *stream*, the first one first; waits for appends to it that are under way."""
+    async def drained(self) -> None:
+        """Return when every append that was asked for before is durable and applied, or refused."""
+
+    def read_stream(self, stream: StreamId) -> Sequence[Envelope]:
+        """Return all durable events of *stream*, the first one first."""
 
     def document(self, digest: Digest) -> bytes:
         """Return a stored document.
@@ -123,6 +126,9 @@ class Sandboxes(Protocol):
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it."""
 
+    async def wait_pause(self, process: Process) -> None:
+        """Return when the pause process is gone; at once when it is already."""
+
     async def release(self, order: SandboxOrder) -> None:
         """End the pause process, unmount everything under the run directory and remove it. Nothing left is success."""
 
@@ -172,6 +178,9 @@ class Network(Protocol):
     async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
         """Take them away again; *result* is the one attach gave, if any. Works without the network namespace too."""
 
+    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
+        """Make the host's rules those of the *live* pods, whatever a crash left."""
+
 
 # --- containers ------------------------------------------------------------------------------------------------------
 
@@ -198,6 +207,16 @@ class Signalled(msgspec.Struct, frozen=True, kw_only=True):
     everyone: bool  # all processes of the container's cgroup, not only init
 
 
+class Wanting(Protocol):
+    """An event that can be waited for, such as ``trio.Event``."""
+
+    def is_set(self) -> bool:
+        """Say whether it has happened."""
+
+    async def wait(self) -> None:
+        """Return when it has happened."""
+
+
 class Runtime(Protocol):
     """OCI runtime and monitor: makes, starts, watches, signals and deletes containers."""
 
@@ -207,8 +226,18 @@ class Runtime(Protocol):
     def host_facts(self) -> HostFacts:
         """Return what the specification builder needs to know of this host. From memory."""
 
-    async def create(self, order: ContainerOrder, spec: Mapping[str, Any]) -> Process:
-        """Write config.json and make the container through monitor and runtime; return its waiting init.
+    async def write_bundle(self, order: ContainerOrder, spec: Mapping[str, Any]) -> None:
+        """Write the bundle's config.json, mode 0600. It may hold secrets; it lies under the run directory."""
+
+    def read_bundle(self, order: ContainerOrder) -> dict[str, Any]:
+        """Return the specification that ``write_bundle`` wrote.
+
+        Raises:
+            EffectFailed: it is gone.
+        """
+
+    async def create(self, order: ContainerOrder) -> Process:
+        """Make the container of a written bundle through monitor and runtime; return its waiting init.
 
         Finds and returns a container that was created already. One that is half made is deleted first.
 
@@ -240,9 +269,17 @@ class Runtime(Protocol):
         """
 
     async def exec_sync(
-        self, order: ContainerOrder, exec_id: ExecId, process: ExecProcess, timeout_s: float | None
+        self,
+        order: ContainerOrder,
+        exec_id: ExecId,
+        process: ExecProcess,
+        timeout_s: float | None,
+        unwanted: Wanting,
     ) -> ExecResult:
-        """Run a command in the running container and gather its output; kill it when its time is up."""
+        """Run a command in the running container and gather its output; kill it when its time is up.
+
+        It is killed, too, when *unwanted* is set: nobody waits for it any more.
+        """
 
     async def abandon_exec(self, order: ContainerOrder, exec_id: ExecId) -> None:
         """Kill what a daemon that died left running of this command, and remove its files."""
@@ -378,6 +415,9 @@ class Layers(Protocol):
     async def usage(self) -> StoreUsage:
         """Return the bytes and inodes that images and containers take. CRI ImageFsInfo; answers from memory."""
 
+    async def measure(self) -> None:
+        """Measure the writable layers anew, which takes as long as they have files."""
+
     async def clean_staging(self) -> None:
         """Remove what interrupted downloads and unpackings left."""
 
@@ -411,10 +451,10 @@ class HostFiles(Protocol):
             EffectFailed: it is missing, or cannot be made.
         """
 
-    def devices(self, host_path: str) -> Sequence[Any]:
-        """Return the device node at *host_path*, or all below it when it is a directory, as specification input."""
+    def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
+        """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container."""
 
-    def all_devices(self) -> Sequence[Any]:
+    def all_devices(self) -> Sequence[DeviceNode]:
         """Return every device node of the host's /dev, for privileged containers."""
 
     def read(self, path: str, limit: int) -> bytes:

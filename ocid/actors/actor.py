@@ -9,7 +9,7 @@ out comes back into the inbox as a command like any other.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -135,10 +135,19 @@ class Actor(Generic[State]):
 
     async def rebuild(self) -> None:
         """Fold the state anew from the stream, after a crash of the loop."""
+        await self._journal.drained()
         state, version = self.decider.INITIAL, 0
-        for envelope in await self._journal.read_stream(self.stream):
+        for envelope in self._journal.read_stream(self.stream):
             state, version = self.decider.evolve(state, envelope.event), envelope.version
         self.restore(state, version)
+
+    async def absorb(self, commands: Iterable[object]) -> None:
+        """Decide *commands* before the loop runs for the first time, so that no effect starts on what was before."""
+        for command in commands:
+            ask = Ask(command, DAEMON, ())
+            await self._take(ask)
+            if ask.error is not None:
+                raise ask.error
 
     def fail_current(self, error: Exception) -> None:
         """Answer the command that the loop crashed on."""
@@ -157,6 +166,11 @@ class Actor(Generic[State]):
                 break
             ask.refuse(Unavailable(unfit or f"{self.stream} is gone"))
         self._wake()
+
+    def revive(self) -> None:
+        """Make an actor that was given up able to run again; the supervisor must start it."""
+        self.over = trio.Event()
+        self.unfit = None
 
     async def give_up(self, reason: str) -> None:
         """Record that this actor is not restarted any more, and end it."""

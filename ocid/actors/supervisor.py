@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
 from ocid.actors.actor import Actor
 from ocid.errors import Unavailable
 from ocid.events import node
+from ocid.events.base import Event
 from ocid.ports import Journal
 
 log = logging.getLogger(__name__)
@@ -24,17 +26,17 @@ ERROR_CHARS_MAX = 500
 class Supervisor:
     """Runs actors in a nursery of its own. A crash never leaves its actor, and never touches what the actor made."""
 
-    def __init__(self, journal: Journal, nursery: trio.Nursery, record: Callable[[node.Event], object]) -> None:
+    def __init__(self, journal: Journal, nursery: trio.Nursery, record: Callable[[Event], object]) -> None:
         """*record* puts an event on the node's own stream, without waiting for it."""
         self._journal = journal
         self._nursery = nursery
         self._record = record
 
-    def start(self, actor: Actor[object], forget: Callable[[], None]) -> None:
+    def start(self, actor: Actor[Any], forget: Callable[[], None]) -> None:
         """Run *actor* until it is over or given up. *forget* is called when it is over."""
         self._nursery.start_soon(self._supervise, actor, forget)
 
-    async def _supervise(self, actor: Actor[object], forget: Callable[[], None]) -> None:
+    async def _supervise(self, actor: Actor[Any], forget: Callable[[], None]) -> None:
         crashes: deque[float] = deque()
         while True:
             try:
@@ -58,7 +60,7 @@ class Supervisor:
                 forget()
                 return
 
-    async def _give_up(self, actor: Actor[object], error: str) -> None:
+    async def _give_up(self, actor: Actor[Any], error: str) -> None:
         self._record(node.ActorGaveUp(stream=actor.stream, error=error))
         await actor.rebuild()
         await actor.give_up(f"its actor crashed more than {CRASHES_MAX} times in {WINDOW_S:g} s, last with: {error}")

@@ -42,6 +42,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     remove_wanted: bool = False
     removed: bool = False
     failures: int = 0  # of the step now owed, in a row
+    last_error: str = ""  # of these failures
     gave_up: str | None = None
 
     @property
@@ -233,7 +234,7 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
         case Stop(grace_ms=grace_ms, now_boot_ns=now_boot_ns):
             return _decide_stop(state, grace_ms, now_boot_ns)
         case Remove(now_boot_ns=now_boot_ns):
-            if state.remove_wanted:
+            if state.remove_wanted and state.gave_up is None:
                 return ()
             return (*_decide_stop(state, 0, now_boot_ns), events.RemoveRequested())
         case NoteGaveUp(reason=reason):
@@ -256,9 +257,7 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
 
 
 def _decide_absent(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
-    if isinstance(command, Start) or (
-        state.declared is None and not isinstance(command, Stop | Remove | NoteGaveUp)
-    ):
+    if isinstance(command, Start) or (state.declared is None and not isinstance(command, Stop | Remove | NoteGaveUp)):
         raise WrongState("container", _name(state), wants="created", is_now=state.phase)
     return ()
 
@@ -274,7 +273,7 @@ def _decide_stop(state: Container, grace_ms: int, now_boot_ns: int) -> tuple[Con
     if state.ended:
         return ()
     kill_at = now_boot_ns + grace_ms * MS
-    if state.stop is not None and state.stop.kill_at_boot_ns <= kill_at:
+    if state.stop is not None and state.stop.kill_at_boot_ns <= kill_at and state.gave_up is None:
         return ()
     requested = events.StopRequested(
         grace_ms=grace_ms, kill_at_boot_ns=kill_at, signal=state.declared.stop_signal or "SIGTERM"
@@ -293,17 +292,13 @@ def _decide_failed(state: Container, note: NoteFailed) -> tuple[ContainerEvent, 
         return (events.CreateFailed(at_ns=note.at_ns, error=note.error, message=note.message),)
     if not state.ended and note.step == "Start":
         return (events.StartFailed(at_ns=note.at_ns, error=note.error, message=note.message),)
-    return (
-        events.EffectFailed(step=note.step, error=note.error, message=note.message, failures=state.failures + 1),
-    )
+    return (events.EffectFailed(step=note.step, error=note.error, message=note.message, failures=state.failures + 1),)
 
 
 def _decide_made(state: Container, note: NotePrepared | NoteCreated | NoteStarted) -> tuple[ContainerEvent, ...]:
     match note:
         case NotePrepared(spec=spec, uid=uid, gid=gid, groups=groups):
-            return (
-                () if state.prepared is not None else (events.Prepared(spec=spec, uid=uid, gid=gid, groups=groups),)
-            )
+            return () if state.prepared is not None else (events.Prepared(spec=spec, uid=uid, gid=gid, groups=groups),)
         case NoteCreated(pid=pid, start_ticks=ticks):
             return () if state.created is not None else (events.Created(pid=pid, start_ticks=ticks),)
         case NoteStarted(at_ns=at_ns):
@@ -337,17 +332,17 @@ def evolve(state: Container, event: ContainerEvent) -> Container:
         case events.StartFailed():
             return change(state, start_failed=event, failures=0)
         case events.StopRequested():
-            return change(state, stop=event, failures=0)
+            return change(state, stop=event, failures=0, gave_up=None)
         case events.Exited():
             return change(state, exited=event, failures=0)
         case events.Released():
             return change(state, released=True, failures=0)
         case events.RemoveRequested():
-            return change(state, remove_wanted=True, failures=0)
+            return change(state, remove_wanted=True, failures=0, gave_up=None)
         case events.Removed():
             return change(state, removed=True)
-        case events.EffectFailed(failures=failures):
-            return change(state, failures=failures)
+        case events.EffectFailed(failures=failures, step=step, message=message):
+            return change(state, failures=failures, last_error=f"{step}: {message}")
         case events.LogReopened():
             return state
         case events.GaveUp(reason=reason):
@@ -374,7 +369,7 @@ def plan(state: Container) -> Effect | None:
             pid=pid,
             start_ticks=start_ticks,
             signal=state.stop.signal,
-            kill_at_boot_ns=state.stop.kill_at_boot_ns,
+            kill_at_boot_ns=state.stop.kill_at_boot_ns if state.started_at_ns else 0,  # nothing to be gentle with
             failures=state.failures,
         )
     if state.start_wanted and not state.started_at_ns:

@@ -15,7 +15,14 @@ class Exec(msgspec.Struct, frozen=True, kw_only=True):
     """All that one execution remembers."""
 
     requested: events.Requested | None = None
-    ended: events.Finished | events.Failed | events.Abandoned | None = None
+    finished: events.Finished | None = None
+    failed: events.Failed | None = None
+    abandoned: events.Abandoned | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.finished is not None or self.failed is not None or self.abandoned is not None
 
 
 INITIAL = Exec()
@@ -63,7 +70,7 @@ def decide(state: Exec, command: Command) -> tuple[ExecEvent, ...]:
             return () if state.requested is not None else (requested,)
         case _ if state.requested is None:
             raise WrongState("exec", "", wants="requested", is_now="unknown")
-        case _ if state.ended is not None:
+        case _ if state.ended:
             return ()
         case NoteFinished(finished=finished):
             return (finished,)
@@ -80,20 +87,24 @@ def evolve(state: Exec, event: ExecEvent) -> Exec:
     match event:
         case events.Requested():
             return Exec(requested=event)
-        case events.Finished() | events.Failed() | events.Abandoned():
-            return msgspec.structs.replace(state, ended=event)
+        case events.Finished():
+            return msgspec.structs.replace(state, finished=event)
+        case events.Failed():
+            return msgspec.structs.replace(state, failed=event)
+        case events.Abandoned():
+            return msgspec.structs.replace(state, abandoned=event)
         case _:
             assert_never(event)
 
 
 def plan(state: Exec) -> Effect | None:
     """Return the effect still owed: the run itself, once."""
-    return RunEffect() if state.requested is not None and state.ended is None else None
+    return RunEffect() if state.requested is not None and not state.ended else None
 
 
 def observe(state: Exec) -> tuple[Command, ...]:
     """After a restart: a run that was in flight is never repeated."""
-    if state.requested is None or state.ended is not None:
+    if state.requested is None or state.ended:
         return ()
     return (NoteAbandoned(reason="the daemon ended while the command ran"),)
 
@@ -105,4 +116,4 @@ def gave_up(reason: str) -> Command:
 
 def is_over(state: Exec) -> bool:
     """Say whether nothing will ever happen to this execution again."""
-    return state.ended is not None
+    return state.ended

@@ -38,6 +38,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     remove_wanted: bool = False
     removed: bool = False
     failures: int = 0  # of the step now owed, in a row
+    last_error: str = ""  # of these failures
     gave_up: str | None = None
 
     @property
@@ -207,7 +208,7 @@ def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
         case _ if state.declared is None or state.removed:
             return _decide_absent(state, command)
         case Stop():
-            return () if state.stop_wanted else (events.StopRequested(),)
+            return () if state.stop_wanted and state.gave_up is None else (events.StopRequested(),)
         case Remove():
             return _wanting_removal(state)
         case NoteLost(reason=reason):
@@ -219,11 +220,11 @@ def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
         case NotePrepared() | NoteAttached() | NotePaused():
             return () if state.stop_wanted else _decide_made(state, command)
         case NoteContainersStopped():
-            return () if state.containers_stopped else (events.ContainersStopped(),)
+            return (events.ContainersStopped(),) if state.stop_wanted and not state.containers_stopped else ()
         case NoteDetached():
-            return () if state.detached else (events.NetworkDetached(),)
+            return (events.NetworkDetached(),) if state.stop_wanted and not state.detached else ()
         case NoteReleased():
-            return () if state.stopped else (events.Stopped(),)
+            return (events.Stopped(),) if state.stop_wanted and not state.stopped else ()
         case NoteErased():
             return (events.Removed(),) if state.remove_wanted and state.stopped else ()
         case _:
@@ -238,7 +239,7 @@ def _decide_absent(state: Pod, command: Command) -> tuple[PodEvent, ...]:
 
 
 def _wanting_removal(state: Pod) -> tuple[PodEvent, ...]:
-    if state.remove_wanted:
+    if state.remove_wanted and state.gave_up is None:
         return ()
     if state.stop_wanted:
         return (events.RemoveRequested(),)
@@ -296,7 +297,7 @@ def evolve(state: Pod, event: PodEvent) -> Pod:
         case events.Lost(reason=reason):
             return change(state, lost=reason)
         case events.StopRequested():
-            return change(state, stop_wanted=True, failures=0)
+            return change(state, stop_wanted=True, failures=0, gave_up=None)
         case events.ContainersStopped():
             return change(state, containers_stopped=True, failures=0)
         case events.NetworkDetached():
@@ -304,11 +305,11 @@ def evolve(state: Pod, event: PodEvent) -> Pod:
         case events.Stopped():
             return change(state, stopped=True, failures=0)
         case events.RemoveRequested():
-            return change(state, remove_wanted=True, stop_wanted=True, failures=0)
+            return change(state, remove_wanted=True, stop_wanted=True, failures=0, gave_up=None)
         case events.Removed():
             return change(state, removed=True)
-        case events.EffectFailed(failures=failures):
-            return change(state, failures=failures)
+        case events.EffectFailed(failures=failures, step=step, message=message):
+            return change(state, failures=failures, last_error=f"{step}: {message}")
         case events.GaveUp(reason=reason):
             return change(state, gave_up=reason)
         case _:

@@ -31,6 +31,12 @@ class PullResolved(Event, frozen=True, kw_only=True):
     total_bytes: int  # of the blobs, as the manifest says
 
 
+class PullLayersReady(Event, frozen=True, kw_only=True):
+    """Every layer of the image is in the store."""
+
+    TYPE: ClassVar[str] = "pull.layers_ready"
+
+
 class PullCompleted(Event, frozen=True, kw_only=True):
     """Every layer is ready and the image stands in the catalog."""
 
@@ -85,10 +91,10 @@ class LayersCollected(Event, frozen=True, kw_only=True):
     layers: int
 
 
-PullEvent = PullRequested | PullResolved | PullCompleted | PullFailed | PullAbandoned
+PullEvent = PullRequested | PullResolved | PullLayersReady | PullCompleted | PullFailed | PullAbandoned
 CatalogEvent = ImageAdded | ImageNamed | ImageRemoved | LayersCollected
 
 enter(
-    PullRequested, PullResolved, PullCompleted, PullFailed, PullAbandoned,
+    PullRequested, PullResolved, PullLayersReady, PullCompleted, PullFailed, PullAbandoned,
     ImageAdded, ImageNamed, ImageRemoved, LayersCollected,
 )  # fmt: skip

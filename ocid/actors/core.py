@@ -1,0 +1,96 @@
+"""The core assembled: every kind of actor with its effects, under one supervisor, on one log. No socket, no asyncio."""
+
+from __future__ import annotations
+
+import trio
+
+from ocid.actors.actor import Actor
+from ocid.actors.container import ContainerEffects
+from ocid.actors.directory import Kind
+from ocid.actors.execution import ExecEffects
+from ocid.actors.host import Host
+from ocid.actors.image import CatalogEffects, Images, LayerEffects, PullEffects
+from ocid.actors.leasing import Leasing
+from ocid.actors.pod import PodEffects
+from ocid.actors.recorder import Recorder
+from ocid.actors.supervisor import Supervisor
+from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import exec as execution
+from ocid.domain.catalog import Catalog
+from ocid.domain.container import Container
+from ocid.domain.exec import Exec
+from ocid.domain.layer import Layer
+from ocid.domain.pod import Pod
+from ocid.domain.pull import Pull
+from ocid.ids import ContainerId, PodId
+from ocid.projections import containers, pods
+from ocid.projections.view import View
+
+
+class Core:
+    """All living actors, and what they share."""
+
+    def __init__(self, host: Host, view: View, nursery: trio.Nursery) -> None:
+        """*view* is folded from the log already and follows it; actors run in *nursery*."""
+        self.host = host
+        self.view = view
+        self.recorder = Recorder(host.journal, view.node_version)
+        self.supervisor = Supervisor(host.journal, nursery, self.recorder.record)
+        journal, supervisor = host.journal, self.supervisor
+        self.pods: Kind[Pod] = Kind("pod", pod, journal, supervisor, _pod_key)
+        self.containers: Kind[Container] = Kind("container", container, journal, supervisor, _container_key)
+        self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
+        self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor)
+        self.layers: Kind[Layer] = Kind("layer", layer, journal, supervisor)
+        self.catalog: Kind[Catalog] = Kind("catalog", catalog, journal, supervisor)
+        self.images = Images(host.journal)
+        self.leasing = Leasing(
+            view.pods.leases, lambda: view.pods.last_leased, lambda pod_id: self.pods.find(pod_id) is not None
+        )
+        self.container_effects = ContainerEffects(host, self.pod_of, self.container_of, self.images.facts)
+        self.exec_effects = ExecEffects(host, self.container_effects, self.container_of)
+        self.pull_effects = PullEffects(host, self)
+        self.pods.performed_by(PodEffects(host, self.containers_of).perform)
+        self.containers.performed_by(self.container_effects.perform)
+        self.execs.performed_by(self.exec_effects.perform)
+        self.pulls.performed_by(self.pull_effects.perform)
+        self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
+        self.catalog.performed_by(CatalogEffects(host, self).perform)
+
+    def pod_of(self, pod_id: PodId) -> Pod:
+        """Return a pod's state as its actor has it.
+
+        Raises:
+            NotFound: it is removed.
+        """
+        return self.pods.get(pod_id).state
+
+    def container_of(self, container_id: ContainerId) -> Container:
+        """Return a container's state as its actor has it.
+
+        Raises:
+            NotFound: it is removed.
+        """
+        return self.containers.get(container_id).state
+
+    def containers_of(self, pod_id: PodId) -> list[Actor[Container]]:
+        """Return the actors of the pod's containers, also of those whose declaration is on its way into the log."""
+        known = [self.containers.find(one) for one in self.view.containers.by_pod.get(pod_id, ())]
+        young = [
+            actor
+            for key, actor in self.containers.unborn()
+            if isinstance(key, containers.ContainerKey) and key.pod_id == pod_id
+        ]
+        return [actor for actor in known if actor is not None and actor not in young] + young
+
+
+def _pod_key(state: Pod) -> object:
+    if state.declared is None or state.remove_wanted or state.failed is not None:
+        return None
+    return pods.key_of(state.declared)
+
+
+def _container_key(state: Container) -> object:
+    if state.declared is None or state.remove_wanted:
+        return None
+    return containers.key_of(state.declared)

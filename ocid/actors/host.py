@@ -1,0 +1,62 @@
+"""The ports and settings that actors work with, in one bundle that only ``main`` fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from ocid.actors.actor import Note
+from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
+from ocid.domain.spec.inputs import SpecPolicy
+from ocid.errors import OcidError
+from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets
+
+RETRY_FIRST_S = 0.1
+RETRY_MAX_S = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the configuration file decides and the actors need."""
+
+    root: Path  # persistent: layers, writable layers, the log
+    run: Path  # gone after a reboot: bundles, pins, sockets
+    default_handler: str = "runc"
+    default_cgroup_parent: str = "/ocid"
+    cgroup_driver: str = "cgroupfs"  # "cgroupfs" or "systemd"
+    spec_policy: SpecPolicy = field(default_factory=SpecPolicy)
+    redaction: RedactionRules = DEFAULT_RULES
+    salt: bytes = bytes(16)  # of redaction; kept in a file of its own, never in the log
+    create_missing_mounts: bool = True  # a bind mount's missing source becomes a directory, as CRI-O does
+    pull_downloads_max: int = 3  # layers of one pull in flight at once
+
+
+@dataclass(frozen=True)
+class Host:
+    """All the world that the core can touch."""
+
+    settings: Settings
+    clock: Clock
+    journal: Journal
+    secrets: Secrets
+    sandboxes: Sandboxes
+    network: Network
+    runtime: Runtime
+    layers: Layers
+    registry: Registry
+    files: HostFiles
+    new_id: Callable[[int], str]  # that many random hex digits
+
+
+async def back_off(failures: int) -> None:
+    """Wait before a step that failed *failures* times in a row is tried again; the first try does not wait."""
+    if failures:
+        await trio.sleep(min(RETRY_FIRST_S * 2 ** (failures - 1), RETRY_MAX_S))
+
+
+def note_failed(step: str, error: OcidError, make: Callable[[str, str, str], object]) -> Note:
+    """Turn a foreseen failure into a note; *make* gets step, error name and message."""
+    return Note(make(step, type(error).__name__, error.message))

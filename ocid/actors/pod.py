@@ -1,0 +1,147 @@
+"""Pod actors: what the effects of ``ocid.domain.pod`` do to the host."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import assert_never
+
+import msgspec
+import trio
+
+from ocid.actors.actor import Actor, Note
+from ocid.actors.host import Host, back_off
+from ocid.domain import container as containers
+from ocid.domain import pod as domain
+from ocid.domain.configs import PodConfig
+from ocid.domain.container import Container
+from ocid.domain.pod import Pod
+from ocid.errors import OcidError
+from ocid.events.pod import Declared
+from ocid.ids import PodId, digest_of
+from ocid.ports import NetworkOrder, Process, SandboxOrder
+
+ContainersOf = Callable[[PodId], Iterable[Actor[Container]]]
+
+
+class PodEffects:
+    """Runs the effects of every pod."""
+
+    def __init__(self, host: Host, containers_of: ContainersOf) -> None:
+        self._host = host
+        self._containers_of = containers_of
+
+    async def perform(self, effect: domain.Effect, state: Pod) -> Note:
+        """Run one effect and say what came of it. Foreseen failures are notes, too."""
+        assert state.declared is not None, "an undeclared pod owes nothing"
+        try:
+            return await self._perform(effect, state, state.declared)
+        except OcidError as error:
+            step = type(effect).__name__
+            return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=error.message))
+
+    async def _perform(self, effect: domain.Effect, state: Pod, declared: Declared) -> Note:
+        host = self._host
+        match effect:
+            case domain.Prepare():
+                await host.sandboxes.prepare(sandbox_order(host, declared))
+                return Note(domain.NotePrepared())
+            case domain.Attach():
+                attachment = await host.network.attach(network_order(host, declared))
+                result = attachment.result
+                note = domain.NoteAttached(
+                    addresses=attachment.addresses,
+                    via=attachment.via,
+                    result=None if result is None else digest_of(result),
+                )
+                return Note(note, () if result is None else (result,))
+            case domain.StartPause():
+                process = await host.sandboxes.start_pause(sandbox_order(host, declared))
+                return Note(domain.NotePaused(pid=process.pid, start_ticks=process.start_ticks))
+            case domain.WatchPause(pid=pid, start_ticks=ticks):
+                await host.sandboxes.wait_pause(Process(pid=pid, start_ticks=ticks))
+                return Note(domain.NoteLost(reason=f"the pause process {pid} ended"))
+            case domain.StopContainers(failures=failures):
+                await back_off(failures)
+                await self._stop_containers(declared.pod_id)
+                return Note(domain.NoteContainersStopped())
+            case domain.Detach(failures=failures):
+                await back_off(failures)
+                cited = None if state.attached is None else state.attached.result
+                result = None if cited is None else host.journal.document(cited)
+                await host.network.detach(network_order(host, declared), result)
+                return Note(domain.NoteDetached())
+            case domain.Release(failures=failures):
+                await back_off(failures)
+                await host.sandboxes.release(sandbox_order(host, declared))
+                return Note(domain.NoteReleased())
+            case domain.Erase(failures=failures):
+                await back_off(failures)
+                await self._remove_containers(declared.pod_id)
+                return Note(domain.NoteErased())
+            case _:
+                assert_never(effect)
+
+    async def _stop_containers(self, pod_id: PodId) -> None:
+        """Kill every container of the pod; CRI StopPodSandbox gives no grace."""
+        command = containers.Stop(grace_ms=0, now_boot_ns=self._host.clock.boot_ns())
+        await self._all(pod_id, command, lambda container: container.ended or container.removed)
+
+    async def _remove_containers(self, pod_id: PodId) -> None:
+        command = containers.Remove(now_boot_ns=self._host.clock.boot_ns())
+        await self._all(pod_id, command, lambda container: container.removed)
+
+    async def _all(self, pod_id: PodId, command: object, done: Callable[[Container], bool]) -> None:
+        async with trio.open_nursery() as nursery:
+            for actor in self._containers_of(pod_id):
+                nursery.start_soon(_carry_out, actor, command, done)
+
+
+async def _carry_out(actor: Actor[Container], command: object, done: Callable[[Container], bool]) -> None:
+    """Have one container do it; one that vanishes meanwhile has."""
+    if actor.over.is_set() and actor.unfit is None:
+        return
+    await actor.ask(command)
+    await actor.until(done)
+
+
+@functools.lru_cache(maxsize=256)
+def decode_pod_config(document: bytes) -> PodConfig:
+    """Decode a pod's configuration document."""
+    return msgspec.json.decode(document, type=PodConfig)
+
+
+def sandbox_order(host: Host, declared: Declared) -> SandboxOrder:
+    """Say everything about a pod that its namespaces, mounts and files need."""
+    config = decode_pod_config(host.journal.document(declared.config))
+    return SandboxOrder(
+        pod_id=declared.pod_id,
+        run_dir=declared.run_dir,
+        netns=declared.netns,
+        hostname="" if config.host_network else config.hostname or declared.name,
+        dns=config.dns_config,
+        log_directory=config.log_directory,
+        cgroup_parent=declared.cgroup_parent,
+        host_ipc=declared.host_ipc,
+        shared_pid=declared.shared_pid,
+        handler=declared.handler,
+        sysctls=config.linux.sysctls,
+    )
+
+
+def network_order(host: Host, declared: Declared) -> NetworkOrder:
+    """Say everything about a pod that its network needs."""
+    config = decode_pod_config(host.journal.document(declared.config))
+    return NetworkOrder(
+        pod_id=declared.pod_id,
+        name=declared.name,
+        namespace=declared.namespace,
+        uid=declared.uid,
+        network=declared.network,
+        netns=declared.netns,
+        interface=declared.interface,
+        addresses=declared.addresses,
+        hostname=config.hostname,
+        port_mappings=config.port_mappings,
+        annotations=config.annotations,
+    )

@@ -1,0 +1,118 @@
+"""Recovery: what the log says, compared with what is there, becomes ordinary commands. Then every actor goes on.
+
+There is no repair code here. An effect that was cut short is still owed by its state, and the same ``plan`` asks for it
+again; what changed while nobody looked is *observed*. Only when that is calm, what no stream names is collected.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import trio
+
+from ocid.actors.core import Core
+from ocid.actors.directory import Kind
+from ocid.actors.pod import network_order, sandbox_order
+from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import exec as execution
+from ocid.errors import NotFound, OcidError
+from ocid.events import node
+from ocid.projections.fold import Fold, Row
+
+log = logging.getLogger(__name__)
+
+
+async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
+    """Start an actor for every stream that is not over, and say what was found.
+
+    *rebooted* tells that the machine has booted since the log was last written.
+    """
+    host, view = core.host, core.view
+    began_ns = host.clock.boot_ns()
+    lost = [0]
+
+    def of_container(row: Row[container.Container]) -> Iterable[object]:
+        found = container.Found(rebooted=rebooted, now_ns=host.clock.wall_ns())
+        commands = container.observe(row.state, found)
+        lost[0] += bool(commands)
+        return commands
+
+    def of_pod(row: Row[pod.Pod]) -> Iterable[object]:
+        if row.state.declared is None:
+            return ()
+        present = host.sandboxes.present(sandbox_order(host, row.state.declared))
+        commands = pod.observe(row.state, pod.Found(rebooted=rebooted, namespaces_present=present))
+        lost[0] += bool(commands)
+        return commands
+
+    def of_layer(row: Row[layer.Layer]) -> Iterable[object]:
+        wanted = row.state.wanted
+        present = wanted is not None and host.layers.has(wanted.chain_id)
+        return layer.observe(row.state, layer.Found(present=present))
+
+    running = sum(row.state.running for row in view.containers.rows.values())
+    await host.layers.clean_staging()
+    await _sweep_execs(core)
+    await _restore(core.layers, view.layers, of_layer)
+    await _restore(core.catalog, view.catalog, lambda row: catalog.observe(row.state))
+    await _restore(core.pods, view.pods, of_pod)
+    await _restore(core.containers, view.containers, of_container)
+    attached = [actor.state.declared for actor in core.pods if actor.state.attached and not actor.state.detached]
+    await host.network.reconcile([network_order(host, declared) for declared in attached if declared is not None])
+    await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
+    await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
+    for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs):
+        kind.start_restored()
+    if core.catalog.find("images") is None:
+        core.catalog.create("images")
+    recovered = node.Recovered(
+        pods=len(view.pods.rows),
+        containers=len(view.containers.rows),
+        adopted=0 if rebooted else running,
+        lost=lost[0],
+        took_ms=(host.clock.boot_ns() - began_ns) // 1_000_000,
+    )
+    await core.recorder.append(recovered)
+    return recovered
+
+
+async def _restore(kind: Kind[Any], fold: Fold[Any], observe: Callable[[Row[Any]], Iterable[object]]) -> None:
+    """Restore all of one kind at once: their observations share commits."""
+    async with trio.open_nursery() as nursery:
+        for name, row in list(fold.rows.items()):
+            nursery.start_soon(kind.restore, name, row.state, row.version, observe(row))
+
+
+async def _sweep_execs(core: Core) -> None:
+    """End commands that an earlier life of the daemon left running."""
+    for row in list(core.view.execs.rows.values()):
+        if row.state.requested is not None:
+            try:
+                await core.exec_effects.sweep(row.state.requested)
+            except OcidError as error:
+                log.warning("cannot end command %s: %s", row.state.requested.exec_id, error)
+
+
+async def collect_orphans(core: Core) -> None:
+    """Remove what lies under our own prefixes and no stream names. Runs after recovery, and never while a pull could."""
+    host, view = core.host, core.view
+    for chain_id in host.layers.chain_ids():
+        if chain_id not in view.layers.rows and core.layers.find(chain_id) is None:
+            await _collect(core, "layer", chain_id, functools.partial(host.layers.remove, chain_id))
+    known = view.containers.rows.keys() | view.pods.rows.keys()
+    for container_id in await host.runtime.container_ids():
+        if container_id not in known and core.containers.find(container_id) is None:
+            log.warning("container %s is in the runtime's state directory, but in no stream; it is left alone", container_id)
+            core.recorder.record(node.OrphanFound(kind="container", name=container_id, action="left"))
+
+
+async def _collect(core: Core, kind: str, name: str, remove: Callable[[], Any]) -> None:
+    try:
+        await remove()
+    except (OcidError, NotFound) as error:
+        log.warning("cannot remove orphaned %s %s: %s", kind, name, error)
+        return
+    core.recorder.record(node.OrphanFound(kind=kind, name=name, action="removed"))

@@ -1,0 +1,261 @@
+"""The built-in pod network: one bridge, a veth pair for each pod, addresses from the log, masquerade and host ports.
+
+Everything is looked at again with each pod and repaired when it is missing: the bridge, its addresses, forwarding, the
+nftables table. What others add to the bridge stays. Pods outlive the daemon, so nothing is taken down when it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import ipaddress
+import os
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from ocid.adapters import netlink
+from ocid.adapters.links import delete_soon, inside
+from ocid.adapters.netlink import Interface, Link, Netlink
+from ocid.adapters.nftables import Table, host_ports
+from ocid.domain import ipam
+from ocid.errors import EffectFailed, InvalidRequest, NotFound
+from ocid.ports import Attachment, NetworkOrder
+
+T = TypeVar("T")
+
+POD_INTERFACE: Final = "eth0"
+INTERFACE_BYTES_MAX: Final = 15  # IFNAMSIZ less the zero byte
+THREADS_MAX: Final = 8  # the kernel does one change of links at a time; more threads would only wait
+MTU_DEFAULT: Final = 1500  # where the host has no default route
+ELSEWHERE: Final = ("8.8.8.8", "2001:4860:4860::8888")  # looked up in the routing table, never sent to
+
+_SYSCTLS = Path("/proc/sys/net")  # shows the namespace of the thread that looks
+
+
+class Bridge:
+    """The built-in network on bridge *name* with *subnets*, at most one IPv4 and one IPv6, the primary one first.
+
+    Several bridges, of one daemon or of many, do not disturb each other as long as names and subnets differ.
+
+    Raises:
+        InvalidRequest: from the constructor: a bad name or subnet.
+        EffectFailed: from every async method: the kernel or nft refused; its words are in the message.
+        Unsupported: from those that write the nftables table: there is no nft.
+    """
+
+    def __init__(self, name: str, subnets: Sequence[str], *, nft: str = "nft") -> None:
+        self._name = name
+        self._subnets = ipam.subnets_of(subnets)
+        self._gateways = tuple(ipaddress.ip_interface(ipam.gateway(str(subnet))) for subnet in self._subnets)
+        self._nft = nft
+        self._table = Table(name, self._subnets, nft)
+        self._changing = trio.Lock()  # of what all pods share: bridge, sysctls, table
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
+
+    def subnets(self) -> tuple[str, ...]:
+        """Return the subnets as CIDRs, the primary one first."""
+        return tuple(str(subnet) for subnet in self._subnets)
+
+    def not_ready(self) -> str | None:
+        """Return why no pod can be attached, or None. Looks for nft on PATH, nothing else."""
+        if shutil.which(self._nft) is None:
+            return f"no {self._nft!r} on PATH: install nftables, or configure a CNI network"
+        return None
+
+    async def prepare(self) -> None:
+        """Make or repair the bridge, its addresses, forwarding, and the nftables table."""
+        async with self._changing:
+            await self._prepared()
+
+    async def attach(self, order: NetworkOrder) -> Attachment:
+        """Give the pod its interface, addresses, default routes and host ports; finish what was begun before.
+
+        Raises:
+            InvalidRequest: the order names no address, one outside the subnets, or a bad interface or host port.
+            NotFound: the pod's network namespace is gone.
+            AlreadyExists: another pod has one of the host ports.
+        """
+        addresses = self._checked(order)
+        ports = host_ports(order.pod_id, order.addresses, order.port_mappings)
+        async with self._changing:
+            bridge = await self._prepared()
+            if ports:
+                _write("ipv4/conf", self._name, "route_localnet", "1")  # 127.0.0.1:<host port>; the table guards it
+                await self._table.add(order.pod_id, ports)
+        with trio.CancelScope(shield=True):  # milliseconds; what is half made would only be found again
+            await self._in_thread(lambda: self._attach(order, addresses, bridge), f"attaching pod {order.pod_id[:13]}")
+        return Attachment(addresses=tuple(str(address.ip) for address in addresses), via="bridge")
+
+    async def detach(self, order: NetworkOrder) -> None:
+        """Take the pod's interface and host ports away. Nothing left, or no namespace, is success."""
+        if not order.interface:
+            raise InvalidRequest(f"pod {order.pod_id[:13]} has no interface name, wanted the host end of its veth pair")
+        async with self._changing:
+            await self._table.remove(order.pod_id)
+        await self._in_thread(lambda: delete_soon(order.interface), f"detaching pod {order.pod_id[:13]}")
+
+    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
+        """Write the nftables table anew with the host ports of *live* pods and no others. For the daemon's start."""
+        ports = [port for order in live for port in host_ports(order.pod_id, order.addresses, order.port_mappings)]
+        async with self._changing:
+            await self._prepared(install=False)
+            await self._table.replace(ports)
+
+    async def remove_all(self) -> None:
+        """Remove the bridge and the nftables table. For tests and uninstalling: pods lose their network."""
+        async with self._changing:
+            await self._table.uninstall()
+        await self._in_thread(lambda: delete_soon(self._name), f"removing bridge {self._name}")
+
+    # --- what all pods share -----------------------------------------------------------------------------------------
+
+    async def _prepared(self, *, install: bool = True) -> Link:
+        bridge, has_table = await self._in_thread(self._repair, f"setting up bridge {self._name}")
+        if install and not has_table:
+            await self._table.install()
+        return bridge
+
+    def _repair(self) -> tuple[Link, bool]:
+        """Bring the bridge to what it should be; return it, and whether the table is there."""
+        with Netlink() as host:
+            mtu = _uplink_mtu(host)
+            bridge = host.link(self._name)
+            if bridge is None:
+                host.run(netlink.add_bridge(self._name, _mac("bridge", self._name), mtu))
+                _write("ipv6/conf", self._name, "accept_ra", "0")
+                _write("ipv6/conf", self._name, "accept_dad", "0")  # its link-local address works at once
+                bridge = host.link(self._name)
+            if bridge is None or bridge.kind != "bridge":
+                raise OSError(errno.EEXIST, f"interface {self._name!r} is there, but is no bridge; rename one of them")
+            missing = set(self._gateways) - host.addresses(bridge.index)
+            if missing or not bridge.up or bridge.mtu != mtu:
+                if any(address.version == 6 for address in missing):
+                    _write("ipv6/conf", self._name, "disable_ipv6", "0")
+                changes = [netlink.add_address(bridge.index, address) for address in missing]
+                host.run(netlink.set_link(self._name, up=True, mtu=mtu), *changes)
+                bridge = host.link(self._name) or bridge
+            self._forward(host)
+        return bridge, self._table.exists()
+
+    def _forward(self, host: Netlink) -> None:
+        """Make the host forward packets of the IP versions that pods have."""
+        for subnet in self._subnets:
+            if subnet.version == 4:
+                _write("ipv4", "ip_forward", "", "1")
+            elif _read("ipv6/conf/all/forwarding") == "0":
+                uplink = host.link_at(host.route_to(ELSEWHERE[1]) or 0)
+                if uplink is not None and _read(f"ipv6/conf/{uplink.name}/accept_ra") == "1":
+                    # A forwarding host ignores router advertisements unless told otherwise, and would soon lose
+                    # the default route that it has from them. Source: kernel ip-sysctl.rst "accept_ra".
+                    _write("ipv6/conf", uplink.name, "accept_ra", "2")
+                _write("ipv6/conf", "all", "forwarding", "1")
+
+    # --- one pod -----------------------------------------------------------------------------------------------------
+
+    def _checked(self, order: NetworkOrder) -> tuple[Interface, ...]:
+        """Return the order's addresses, or raise InvalidRequest."""
+        if not 0 < len(order.interface.encode()) <= INTERFACE_BYTES_MAX:
+            raise InvalidRequest(f"interface name {order.interface!r}: wanted 1 to {INTERFACE_BYTES_MAX} bytes")
+        try:
+            addresses = tuple(ipaddress.ip_interface(address) for address in order.addresses)
+        except ValueError as error:
+            raise InvalidRequest(f"pod {order.pod_id[:13]}: {error}") from None
+        outside = [str(address) for address in addresses if address.network not in self._subnets]
+        if outside or not addresses:
+            wanted = ", ".join(self.subnets())
+            raise InvalidRequest(f"pod {order.pod_id[:13]} has the addresses {outside}: wanted some of {wanted}")
+        return addresses
+
+    def _attach(self, order: NetworkOrder, addresses: Sequence[Interface], bridge: Link) -> None:
+        try:
+            netns = os.open(order.netns, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound("network namespace", order.netns) from None
+        try:
+            with Netlink() as host:
+                self._pair(host, order, netns, bridge)
+                host.run(*(netlink.forget_neighbour(bridge.index, address.ip) for address in addresses))
+                inside(netns, lambda: self._configure(addresses))
+                host.run(netlink.set_port(order.interface))
+        finally:
+            os.close(netns)
+
+    def _pair(self, host: Netlink, order: NetworkOrder, netns: int, bridge: Link) -> None:
+        """Make the veth pair, or adopt the one that an earlier attempt made."""
+        link = host.link(order.interface)
+        if link is not None:
+            if link.kind == "veth" and inside(netns, _pod_peer) == link.index:
+                host.run(netlink.set_link(order.interface, master=bridge.index))
+                return
+            delete_soon(order.interface)
+        outer = _mac("host", order.pod_id)
+        # The pod's own goes with its address: neighbours that still know the address's last pod need not learn anew.
+        inner = _mac("pod", self._name, order.addresses[0])
+        host.run(netlink.add_veth(order.interface, outer, bridge.mtu, bridge.index, POD_INTERFACE, inner, netns))
+
+    def _configure(self, addresses: Sequence[Interface]) -> None:
+        """Set up the pod's end, in the pod's namespace."""
+        if any(address.version == 6 for address in addresses):
+            _write("ipv6/conf", POD_INTERFACE, "disable_ipv6", "0")
+        # A pod must not be able to become its neighbours' router by advertising itself (CVE-2020-10749).
+        _write("ipv6/conf", POD_INTERFACE, "accept_ra", "0")
+        gateways = {gateway.version: gateway.ip for gateway in self._gateways}
+        with Netlink() as pod:
+            link = pod.link(POD_INTERFACE)
+            if link is None:
+                raise OSError(errno.ENODEV, f"interface {POD_INTERFACE} went away")
+            pod.run(
+                netlink.set_link("lo", up=True),
+                *(netlink.add_address(link.index, address) for address in addresses),
+                netlink.set_link(POD_INTERFACE, up=True),
+                *(netlink.add_default_route(link.index, gateways[address.version]) for address in addresses),
+            )
+
+    async def _in_thread(self, work: Callable[[], T], doing: str) -> T:
+        """Run blocking netlink work; what the kernel refuses becomes EffectFailed."""
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
+        except OSError as error:
+            raise EffectFailed(f"{doing}: {error.strerror or error}") from error
+
+
+def _pod_peer() -> int:
+    """Return the index of the host end of this namespace's pod interface, 0 when there is none."""
+    with Netlink() as pod:
+        link = pod.link(POD_INTERFACE)
+    return 0 if link is None else link.peer
+
+
+def _uplink_mtu(host: Netlink) -> int:
+    """Return the MTU of the interface that the default route leaves by."""
+    for destination in ELSEWHERE:
+        index = host.route_to(destination)
+        link = None if index is None else host.link_at(index)
+        if link is not None:
+            return link.mtu
+    return MTU_DEFAULT
+
+
+def _mac(*names: str) -> bytes:
+    """Derive a locally administered unicast address, the same for the same names for ever."""
+    digest = hashlib.sha256("/".join(names).encode()).digest()
+    return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
+
+
+def _read(sysctl: str) -> str:
+    """Read a network sysctl of this thread's namespace; "" when the kernel has none."""
+    try:
+        return (_SYSCTLS / sysctl).read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _write(group: str, name: str, key: str, value: str) -> None:
+    """Set a network sysctl of this thread's namespace unless it is so; one that the kernel lacks is passed by."""
+    path = _SYSCTLS / group / name / key
+    if _read(str(path)) not in ("", value):
+        path.write_text(value)

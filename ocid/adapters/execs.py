@@ -1,0 +1,263 @@
+"""Commands in running containers: ``exec --detach`` of the OCI runtime, our own pipes, and the true exit status.
+
+The runtime leaves as soon as the command runs, and the kernel gives the orphan to us, for this process is a subreaper.
+So we wait for the command itself, and a child of it that holds the pipes open keeps nobody waiting. Detached costs no
+more than the runtime staying in between, and spares its 10 MiB for as long as the command runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from ocid.adapters import linux
+from ocid.adapters import process as processes
+from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.command import DRAIN_S, Capture, Child, spawn, tool_environment
+from ocid.adapters.conmon import runtime_error
+from ocid.adapters.handlers import Handler, InitState
+from ocid.errors import EffectFailed, WrongState, tail
+from ocid.ids import ExecId
+from ocid.ports import ContainerOrder, ExecProcess, ExecResult, Wanting
+
+REAP_S: Final = 2.0  # how long a killed command may take to end
+_KILL_ROUNDS: Final = 16
+_SPEC_FD: Final = 3
+
+
+class Execs:
+    """Runs commands in containers. The process must be a subreaper (``processes.Reaper``)."""
+
+    def __init__(self, cgroups: Cgroups) -> None:
+        self._cgroups = cgroups
+
+    async def run(
+        self,
+        handler: Handler,
+        order: ContainerOrder,
+        state: InitState | None,
+        exec_id: ExecId,
+        process: ExecProcess,
+        timeout_s: float | None,
+        unwanted: Wanting,
+    ) -> ExecResult:
+        """Run a command to its end, its time limit, which counts from now, or until *unwanted* is set.
+
+        A time limit of None or 0 is none.
+
+        Raises:
+            WrongState: the container does not run.
+            EffectFailed: the command could not be executed.
+        """
+        if state is None or state.process is None or not processes.alive(state.process):
+            is_now = "absent" if state is None else "not running"
+            raise WrongState("container", order.container_id, wants="running", is_now=is_now)
+        files = _Files(order, exec_id)
+        files.prepare()
+        out, err = Capture(process.output_bytes_max), Capture(process.output_bytes_max)
+        try:
+            child = self._launch(handler, order, files, process, out, err)
+            command = _Command(child, files)
+            timed_out = await self._finish(command, order, (out, err), timeout_s, unwanted)
+        finally:
+            out.close()
+            err.close()
+            files.remove()
+        if command.refusal is not None:
+            said = tail(command.refusal or bytes(err.kept) or bytes(out.kept))
+            raise EffectFailed(f"exec in container {order.container_id!r}: {said}")
+        return ExecResult(
+            exit_code=command.exit_code,
+            timed_out=timed_out,
+            stdout=bytes(out.kept),
+            stderr=bytes(err.kept),
+            stdout_bytes=out.total,
+            stderr_bytes=err.total,
+        )
+
+    def _launch(
+        self, handler: Handler, order: ContainerOrder, files: _Files, process: ExecProcess, out: Capture, err: Capture
+    ) -> Child:
+        words = [*handler.words(files.log), "exec", "--detach", "--pid-file", str(files.pid)]
+        words += ["--process", f"/proc/self/fd/{_SPEC_FD}", order.container_id]
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        spec = os.memfd_create("process.json", os.MFD_CLOEXEC)  # secrets in its environment never touch a disk
+        try:
+            content = msgspec.json.encode(process.spec)
+            assert os.write(spec, content) == len(content)
+            os.lseek(spec, 0, os.SEEK_SET)
+            descriptors = {0: null, 1: out.write_fd, 2: err.write_fd, _SPEC_FD: spec}
+            return spawn(words, environment=tool_environment(), descriptors=descriptors, new_session=True)
+        finally:
+            os.close(null)
+            os.close(spec)
+            out.close_writer()
+            err.close_writer()
+
+    async def _finish(
+        self,
+        command: _Command,
+        order: ContainerOrder,
+        captures: tuple[Capture, Capture],
+        timeout_s: float | None,
+        unwanted: Wanting,
+    ) -> bool:
+        """Read and wait; say whether time was up. Whatever happens, the command is dead and reaped afterwards."""
+        limit = trio.CancelScope(deadline=trio.current_time() + timeout_s if timeout_s else float("inf"))
+        async with trio.open_nursery() as watch:
+            watch.start_soon(_cancel_when_set, unwanted, limit)
+            async with trio.open_nursery() as readers:
+                for capture in captures:
+                    readers.start_soon(capture.run)
+                try:
+                    with limit:
+                        await command.wait()
+                finally:
+                    if not command.ended:
+                        await self._end(command, order)
+                readers.cancel_scope.deadline = trio.current_time() + DRAIN_S
+            watch.cancel_scope.cancel()
+        return limit.cancelled_caught and not unwanted.is_set()
+
+    async def _end(self, command: _Command, order: ContainerOrder) -> None:
+        """Kill the runtime, the command and its descendants, and reap, in a bounded time even when cancelled."""
+        await command.child.end()
+        pid = command.find()
+        if pid is None:
+            return
+        self._kill_tree(order, pid)
+        with trio.move_on_after(REAP_S) as limit:
+            limit.shield = True
+            await command.wait()
+
+    def _kill_tree(self, order: ContainerOrder, top: int) -> None:
+        """Kill a command, its session, and its descendants as far as they are still linked to it."""
+        killed: set[int] = set()
+        for _ in range(_KILL_ROUNDS):
+            members = self._cgroups.processes(order.cgroup)
+            parents = {pid: processes.parent_of(pid) for pid in members}
+            doomed = {top}
+            for pid in members:
+                if processes.session_of(pid) == top or top in _ancestors(pid, parents):
+                    doomed.add(pid)
+            if doomed <= killed:
+                return
+            for pid in doomed - killed:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            killed |= doomed
+
+    async def abandon(self, order: ContainerOrder, exec_id: ExecId) -> None:
+        """Kill what is left of a command whose daemon died, and remove its files. Nothing left is success."""
+        files = _Files(order, exec_id)
+        for runtime in processes.find_by_argument(str(files.pid)):
+            await processes.kill_and_wait(runtime, REAP_S)
+        pid = files.read_pid()
+        if pid is not None and self._is_the_command(order, files, pid):
+            self._kill_tree(order, pid)
+        files.remove()
+        await trio.lowlevel.checkpoint()
+
+    def _is_the_command(self, order: ContainerOrder, files: _Files, pid: int) -> bool:
+        """Say whether the pid still means what the file was written for: in the container, and not younger than it."""
+        ticks = processes.start_ticks(pid)
+        if ticks is None or pid not in self._cgroups.processes(order.cgroup):
+            return False
+        started_s = ticks / os.sysconf("SC_CLK_TCK")
+        written_s = files.pid.stat().st_mtime - (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+        return started_s <= written_s + 1
+
+    def remove_files(self, order: ContainerOrder) -> None:
+        """Remove what all execs of a container left in its bundle."""
+        directory = Path(order.bundle, "exec")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in list(directory.iterdir()):
+                entry.unlink()
+            directory.rmdir()
+
+
+class _Files:
+    """Where one exec's files are."""
+
+    def __init__(self, order: ContainerOrder, exec_id: ExecId) -> None:
+        self.directory = Path(order.bundle, "exec")
+        self.pid = self.directory / f"{exec_id}.pid"
+        self.log = self.directory / f"{exec_id}.log"
+
+    def prepare(self) -> None:
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+
+    def read_pid(self) -> int | None:
+        try:
+            return int(self.pid.read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+
+    def remove(self) -> None:
+        for path in (self.pid, self.log):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+
+
+class _Command:
+    """A command being run: first its runtime, then itself."""
+
+    def __init__(self, child: Child, files: _Files) -> None:
+        self.child = child
+        self.exit_code = 255
+        self.refusal: bytes | None = None  # the runtime's words when it could not run the command
+        self.ended = False
+        self._files = files
+
+    def find(self) -> int | None:
+        """Return the command's pid, once the runtime has written it down."""
+        return self._files.read_pid()
+
+    async def wait(self) -> None:
+        """Wait for the runtime, then for the command, and reap it."""
+        launched = await self.child.wait()
+        pid = self.find()
+        if launched != 0 or pid is None:
+            self.refusal = runtime_error(self._files.log).encode()
+            self.ended = True
+            return
+        self.exit_code = await _outlive(pid)
+        self.ended = True
+
+
+async def _outlive(pid: int) -> int:
+    """Wait for a process that we inherit, reap it and return its exit code; 255 when nobody can tell it."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return 255
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+        code = processes.reap_child(pid)
+        if code is None:
+            status = linux.reaped_status(pidfd)
+            code = 255 if status is None else processes.exit_code_of(status)
+        return code
+    finally:
+        os.close(pidfd)
+
+
+async def _cancel_when_set(unwanted: Wanting, scope: trio.CancelScope) -> None:
+    await unwanted.wait()
+    scope.cancel()
+
+
+def _ancestors(pid: int, parents: dict[int, int | None]) -> set[int]:
+    chain: set[int] = set()
+    above = parents.get(pid)
+    while above is not None and above not in chain:
+        chain.add(above)
+        above = parents.get(above)
+    return chain

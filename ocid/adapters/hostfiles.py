@@ -1,0 +1,123 @@
+"""Read-only looks at the host that building a specification needs: the ``HostFiles`` port."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from ocid.domain.spec.inputs import DeviceNode
+from ocid.errors import EffectFailed, Exhausted
+
+_DEVICES_MAX: Final = 4096
+# Not devices of the host but of other containers, sessions or programs.
+_SKIPPED_DIRECTORIES: Final = frozenset({"pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mounts", ".udev"})
+_SKIPPED_FILES: Final = frozenset({"/dev/console"})
+_KINDS: Final = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
+
+
+class HostDirectory:
+    """Implements ``ocid.ports.HostFiles`` on this host's own root."""
+
+    def __init__(self, device_root: str = "/dev") -> None:
+        self._device_root = device_root
+
+    def resolve_mount(self, host_path: str, *, create: bool) -> str:
+        """Resolve symbolic links of a bind mount's source; make a missing one a directory when *create* is set.
+
+        Raises:
+            EffectFailed: it is missing, or cannot be made.
+        """
+        try:
+            real = os.path.realpath(host_path)
+            if not os.path.lexists(real):
+                if not create:
+                    raise EffectFailed(f"mount source {host_path!r} does not exist on this host")
+                os.makedirs(real, mode=0o755, exist_ok=True)
+            return os.path.realpath(host_path, strict=True)
+        except OSError as error:
+            raise EffectFailed(f"mount source {host_path!r}: {error.strerror}") from error
+
+    def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
+        """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container.
+
+        Raises:
+            EffectFailed: it is missing, or no device.
+        """
+        try:
+            real = os.path.realpath(host_path, strict=True)
+            status = os.stat(real)
+        except OSError as error:
+            raise EffectFailed(f"device {host_path!r}: {error.strerror}") from error
+        if stat.S_ISDIR(status.st_mode):
+            nodes = tuple(_limited(real))
+        else:
+            node = _node(real, status)
+            if node is None:
+                raise EffectFailed(f"device {host_path!r} is no device node")
+            nodes = (node,)
+        return tuple(
+            msgspec.structs.replace(node, path=container_path + node.path.removeprefix(real), access=permissions)
+            for node in nodes
+        )
+
+    def all_devices(self) -> Sequence[DeviceNode]:
+        """Return every device node of the host's /dev, for privileged containers."""
+        return tuple(_limited(self._device_root))
+
+    def read(self, path: str, limit: int) -> bytes:
+        """Read at most *limit* bytes of a host file.
+
+        Raises:
+            EffectFailed: it is missing or cannot be read.
+        """
+        try:
+            with open(path, "rb") as file:
+                return file.read(limit)
+        except OSError as error:
+            raise EffectFailed(f"host file {path!r}: {error.strerror}") from error
+
+
+def _limited(directory: str) -> Iterator[DeviceNode]:
+    for count, node in enumerate(_walk(directory)):
+        if count == _DEVICES_MAX:
+            raise Exhausted(f"{directory!r} has more than {_DEVICES_MAX} device nodes")
+        yield node
+
+
+def _walk(directory: str) -> Iterator[DeviceNode]:
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError:
+        return  # unplugged while we look
+    for entry in entries:
+        if entry.is_symlink() or entry.path in _SKIPPED_FILES:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name not in _SKIPPED_DIRECTORIES:
+                yield from _walk(entry.path)
+            continue
+        try:
+            node = _node(entry.path, entry.stat(follow_symlinks=False))
+        except OSError:
+            continue
+        if node is not None:
+            yield node
+
+
+def _node(path: str, status: os.stat_result) -> DeviceNode | None:
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+    if kind is None:
+        return None
+    return DeviceNode(
+        path=path,
+        kind=kind,
+        major=os.major(status.st_rdev),
+        minor=os.minor(status.st_rdev),
+        file_mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+    )

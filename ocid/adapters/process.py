@@ -1,0 +1,203 @@
+"""Processes that are not our children: found by pid and start time, watched and signalled through a pidfd.
+
+A pid alone may mean another process a moment later. Whoever opens a pidfd first and compares the start time then holds
+the right process or none.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import trio
+
+from ocid.adapters import linux
+from ocid.errors import NotFound
+from ocid.ports import Process
+
+SWEEP_S: Final = 10.0  # between two looks for children that nobody waits for
+GRACE_S: Final = 30.0  # a zombie of this age has no owner that still means to wait for it
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return the start time of a process in clock ticks since boot, None when there is none. proc(5) stat field 22."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19])
+
+
+def is_zombie(pid: int) -> bool:
+    """Say whether the process has ended and waits to be reaped."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] in ("Z", "X")
+
+
+def session_of(pid: int) -> int | None:
+    """Return the session id of a process. proc(5) stat field 6."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[3])
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the parent's pid. proc(5) stat field 4."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[1])
+
+
+def name_of(pid: int) -> str | None:
+    """Return the program's name as the kernel has it, at most 15 bytes; a zombie keeps it."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat from the third on: the second holds the name, which may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text[text.rindex(b")") + 2 :].decode("ascii").split(" ")
+
+
+def identify(pid: int) -> Process:
+    """Return the process that has this pid now.
+
+    Raises:
+        NotFound: there is none.
+    """
+    ticks = start_ticks(pid)
+    if ticks is None:
+        raise NotFound("process", str(pid))
+    return Process(pid=pid, start_ticks=ticks)
+
+
+@contextmanager
+def opened(process: Process) -> Iterator[int]:
+    """Hold a pidfd of exactly this process; -1 when it is gone."""
+    pidfd = -1
+    with suppress(ProcessLookupError, OSError):
+        pidfd = os.pidfd_open(process.pid)
+    if pidfd >= 0 and start_ticks(process.pid) != process.start_ticks:
+        os.close(pidfd)
+        pidfd = -1
+    try:
+        yield pidfd
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def alive(process: Process) -> bool:
+    """Say whether this very process runs; a zombie does not."""
+    fields = _stat(process.pid)
+    return fields is not None and int(fields[19]) == process.start_ticks and fields[0] not in ("Z", "X")
+
+
+def send(process: Process, number: int) -> bool:
+    """Send a signal to exactly this process; say whether there was one."""
+    with opened(process) as pidfd:
+        if pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+async def wait_gone(process: Process) -> None:
+    """Wait until the process has ended; it may still be a zombie of its parent's."""
+    with opened(process) as pidfd:
+        if pidfd < 0:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(pidfd)
+
+
+async def kill_and_wait(process: Process, timeout_s: float) -> bool:
+    """Send SIGKILL and wait; say whether the process is gone. One that hangs in the kernel is not."""
+    send(process, signal.SIGKILL)
+    with trio.move_on_after(timeout_s):
+        await wait_gone(process)
+    return not alive(process)
+
+
+def find_by_argument(argument: str) -> list[Process]:
+    """Return the processes that have *argument* among the words of their command line. Reads all of /proc."""
+    wanted = os.fsencode(argument)
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if wanted in words:
+            with suppress(NotFound):
+                found.append(identify(int(name)))
+    return found
+
+
+def exit_code_of(wait_status: int) -> int:
+    """Turn a wait status into 0-255, where 128 + n means killed by signal n."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code
+
+
+def reap_child(pid: int) -> int | None:
+    """Reap an ended child by its pid and return its exit code; None when it is no child of ours, or still runs."""
+    try:
+        gone = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if gone is None:
+        return None
+    return gone.si_status if gone.si_code == os.CLD_EXITED else 128 + gone.si_status
+
+
+class Reaper:
+    """Makes this process inherit its orphaned descendants, and reaps those that nobody waits for.
+
+    A child that is waited for is reaped by its owner within milliseconds. So one that stays a zombie for ``GRACE_S``
+    is an orphan that was reparented to us, and no owner's exit status is ever stolen.
+    """
+
+    def __init__(self, *, grace_s: float = GRACE_S, sweep_s: float = SWEEP_S) -> None:
+        self._grace_s = grace_s
+        self._sweep_s = sweep_s
+        self._seen: dict[Process, float] = {}
+        linux.become_subreaper()
+
+    async def serve(self) -> None:
+        """Sweep for ever."""
+        while True:
+            self.sweep()
+            await trio.sleep(self._sweep_s)
+
+    def sweep(self) -> int:
+        """Reap every zombie that has been one for the grace period; return how many."""
+        reaped = 0
+        while True:
+            try:
+                first = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                first = None
+            ticks = None if first is None else start_ticks(first.si_pid)
+            if first is None or ticks is None:
+                self._seen.clear()
+                return reaped
+            zombie = Process(pid=first.si_pid, start_ticks=ticks)
+            since = self._seen.get(zombie)
+            if since is None or trio.current_time() - since < self._grace_s:
+                self._seen = {zombie: trio.current_time() if since is None else since}
+                return reaped
+            reap_child(zombie.pid)
+            reaped += 1

@@ -1,0 +1,442 @@
+"""Pulls from registries and their mirrors: the ``Registry`` port over HTTP.
+
+A mirror is asked before the origin, and any trouble with it only means that the next one is asked. Credentials belong
+to the origin and go to no mirror. What breaks in transit is tried again where it broke off; what is refused is not.
+
+Source: OCI distribution-spec "Pull"; Docker registry HTTP API V2.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+import trio
+
+from ocid.adapters.auth import Authorizer, parse_challenges
+from ocid.adapters.http import Broken, Client, Origin, Response, is_loopback, split
+from ocid.adapters.sinks import FileSink, Sink, file_is
+from ocid.domain import manifest as manifests
+from ocid.domain import reference as references
+from ocid.domain.manifest import Descriptor, Index, Manifest, Platform
+from ocid.domain.reference import Reference
+from ocid.errors import EffectFailed, NotFound, OcidError, Unavailable
+from ocid.ids import Digest, ImageId, digest_of
+from ocid.ports import Credentials, LayerBlob, ResolvedImage
+
+PARALLEL: Final = 3  # downloads at a time
+STALL_S: Final = 60.0
+RETRIES: Final = 3
+BACK_OFF_S: Final = (0.2, 0.8, 3.2)
+_ERROR_BYTES_MAX: Final = 64 << 10
+_ERROR_TEXT_MAX: Final = 300
+_REMEMBERED_MAX: Final = 256
+_PROGRESS_BYTES: Final = 64 << 10  # less than this between two failures is no progress
+_DOCKER_HUB: Final = "registry-1.docker.io"
+_SECRET_LIKE = re.compile(r"eyJ[A-Za-z0-9_=.-]{20,}")  # a JSON web token
+
+T = TypeVar("T")
+
+
+class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one registry is reached. Configured by its host, as in references: ``docker.io``, ``127.0.0.1:5000``."""
+
+    mirrors: tuple[str, ...] = ()  # URLs, asked in this order before the registry itself
+    plain_http: bool = False
+    insecure_tls: bool = False  # takes any certificate
+    ca_file: str = ""  # PEM; instead of the system's certificates
+    client_cert: str = ""  # PEM, with its key in client_key or in the same file
+    client_key: str = ""
+
+
+class _Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One place to ask: a mirror or the origin."""
+
+    origin: Origin
+    base: str  # path before /v2
+    mirror: bool
+    query: str  # tells a mirror of many registries which one is meant
+
+
+class _Again(Exception):
+    """The endpoint asks to be tried again: it is overloaded or broken inside."""
+
+
+class HttpRegistry:
+    """The ``Registry`` port."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, RegistrySettings] | None = None,
+        *,
+        host: Platform | None = None,
+        parallel: int = PARALLEL,
+        stall_s: float = STALL_S,
+        retries: int = RETRIES,
+    ) -> None:
+        """Set up the client; no connection is made.
+
+        Args:
+            settings: by registry host; the key ``*`` is for all that have none of their own.
+            host: the platform to choose images for; by default the one of this machine.
+            stall_s: a connection on which nothing happens for so long is cut.
+        """
+        self._settings = dict(settings or {})
+        self._host = host or manifests.host_platform(platform.machine())
+        self._slots = trio.CapacityLimiter(parallel)
+        self._retries = retries
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._client = Client(self._tls, stall_s=stall_s)
+        self._authorizer = Authorizer(self._client)
+        self._unencrypted: set[str] = set()  # loopback registries that turned out to speak plain HTTP
+        self._answered: dict[str, _Endpoint] = {}  # by repository
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        await self._client.close()
+
+    # --- resolving ---------------------------------------------------------------------------------------------------
+
+    async def resolve(self, reference: str, credentials: Credentials | None) -> ResolvedImage:
+        """Fetch and verify manifest and configuration of a reference, for this host's platform.
+
+        Raises:
+            NotFound: no such repository, tag or platform.
+            EffectFailed: the registry refused, or lied about a digest or size.
+            Unsupported: it is no image that can be run here.
+            Unavailable: no registry or mirror answered, or none made progress in time.
+        """
+        name = references.parse(reference)
+
+        async def at(endpoint: _Endpoint) -> ResolvedImage:
+            return await self._resolve_at(endpoint, name, credentials)
+
+        return await self._anywhere(name, at)
+
+    async def _resolve_at(self, endpoint: _Endpoint, name: Reference, credentials: Credentials | None) -> ResolvedImage:
+        raw, document = await self._manifest(endpoint, name, name.target, name.digest, None, credentials)
+        index = index_digest = None
+        if isinstance(document, Index):
+            index, index_digest = raw, digest_of(raw)
+            entry = manifests.choose(document, self._host)
+            raw, document = await self._manifest(endpoint, name, entry.digest, entry.digest, entry, credentials)
+            if isinstance(document, Index):
+                raise EffectFailed(f"{endpoint.origin} sent an index for {entry.digest}, wanted a manifest")
+        config = await self._config(endpoint, name, document, credentials)
+        layers = tuple(
+            LayerBlob(
+                chain_id=layer.chain_id,
+                diff_id=layer.diff_id,
+                blob=layer.blob.digest,
+                media_type=layer.blob.media_type,
+                size_bytes=layer.blob.size_bytes,
+            )
+            for layer in manifests.layers(document, config, self._host)
+        )
+        return ResolvedImage(
+            endpoint=str(endpoint.origin),
+            index=index,
+            manifest=raw,
+            config=config,
+            manifest_digest=digest_of(raw),
+            index_digest=index_digest,
+            image_id=ImageId(document.config.digest),
+            layers=layers,
+            total_bytes=manifests.total_bytes(raw, document),
+        )
+
+    async def _manifest(
+        self,
+        endpoint: _Endpoint,
+        name: Reference,
+        target: str,
+        pinned: Digest | None,
+        entry: Descriptor | None,
+        credentials: Credentials | None,
+    ) -> tuple[bytes, Manifest | Index]:
+        headers = {"Accept": ", ".join(manifests.ACCEPT)}
+        what = f"manifest of {name}"
+
+        async def once() -> tuple[bytes, str, str]:
+            async with self._open(endpoint, name, f"manifests/{target}", headers, credentials) as response:
+                if response.status == 404:
+                    raise NotFound("image", str(name))
+                await _expect(response, (200,), what, credentials)
+                raw = await response.read(manifests.MANIFEST_BYTES_MAX)
+                return raw, response.header("content-type"), response.header("docker-content-digest")
+
+        raw, content_type, said = await self._tried(endpoint, once)
+        found = digest_of(raw)
+        wanted = pinned or (said if said.startswith("sha256:") else found)
+        if found != wanted:
+            raise EffectFailed(f"{endpoint.origin} sent {found} as {what}, wanted {wanted}: refused")
+        if entry is not None and entry.size_bytes != len(raw):
+            raise EffectFailed(
+                f"{endpoint.origin} sent {len(raw)} bytes as {what}, its index says {entry.size_bytes}: refused"
+            )
+        return raw, manifests.parse(raw, content_type.partition(";")[0].strip())
+
+    async def _config(
+        self, endpoint: _Endpoint, name: Reference, document: Manifest, credentials: Credentials | None
+    ) -> bytes:
+        wanted = document.config
+        if wanted.size_bytes > manifests.MANIFEST_BYTES_MAX:
+            limit = manifests.MANIFEST_BYTES_MAX
+            raise EffectFailed(f"config of {name} has {wanted.size_bytes} bytes, the limit is {limit}")
+        sink = Sink()
+        await self._download(endpoint, name, wanted.digest, wanted.size_bytes, sink, credentials, lambda _: None)
+        return sink.content()
+
+    # --- fetching ----------------------------------------------------------------------------------------------------
+
+    async def fetch(
+        self,
+        reference: str,
+        credentials: Credentials | None,
+        blob: LayerBlob,
+        into: Path,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Download one blob to the file *into*, verified and fsynced. *progress* gets the number of new bytes.
+
+        A file that is there already and is the blob is left as it is. Whatever fails, no other file stays.
+
+        Raises:
+            EffectFailed: the registry refused, or lied about digest or size.
+            Unavailable: no registry or mirror answered, or none made progress in time.
+        """
+        name = references.parse(reference)
+        async with self._slots:
+            if await trio.to_thread.run_sync(file_is, into, blob.size_bytes, blob.blob):
+                progress(blob.size_bytes)
+                return
+            partial = into.with_name(f"{into.name}.{blob.chain_id.removeprefix('sha256:')[:16]}.part")
+
+            async def at(endpoint: _Endpoint) -> None:
+                with FileSink(partial) as sink:
+                    await self._download(endpoint, name, blob.blob, blob.size_bytes, sink, credentials, progress)
+                    await trio.to_thread.run_sync(sink.publish, into)
+
+            await self._anywhere(name, at)
+
+    async def _download(
+        self,
+        endpoint: _Endpoint,
+        name: Reference,
+        wanted: Digest,
+        size_bytes: int,
+        sink: Sink,
+        credentials: Credentials | None,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Stream a blob into *sink*, go on where a connection broke, and check size and digest."""
+        what = f"blob {wanted} of {name.repository}"
+
+        async def go_on() -> None:
+            headers = {"Range": f"bytes={sink.size_bytes}-"} if sink.size_bytes else {}
+            async with self._open(endpoint, name, f"blobs/{wanted}", headers, credentials) as response:
+                if response.status == 404:
+                    raise NotFound("blob", f"{wanted} in {name.repository} at {endpoint.origin}")
+                await _expect(response, (200, 206), what, credentials)
+                if response.status == 200 or not _continues(response, sink.size_bytes):
+                    sink.restart()
+                said = response.header("content-length")
+                if said.isdigit() and int(said) != size_bytes - sink.size_bytes:
+                    raise _lied(endpoint, what, int(said) + sink.size_bytes, size_bytes)
+                async for piece in response.chunks():
+                    if sink.size_bytes + len(piece) > size_bytes:
+                        raise _lied(endpoint, what, sink.size_bytes + len(piece), size_bytes)
+                    sink.write(piece)
+                    progress(len(piece))
+
+        await self._tried(endpoint, go_on, lambda: sink.size_bytes)
+        if sink.size_bytes != size_bytes:
+            raise _lied(endpoint, what, sink.size_bytes, size_bytes)
+        if sink.digest() != wanted:
+            raise EffectFailed(f"{endpoint.origin} sent {sink.digest()} as {what}: refused; push the image again")
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    async def _anywhere(self, name: Reference, at: Callable[[_Endpoint], Awaitable[T]]) -> T:
+        """Do *at* at the mirrors and the origin in turn, until one succeeds."""
+        troubles: dict[_Endpoint, OcidError] = {}
+        for endpoint in await self._endpoints(name):
+            try:
+                result = await at(endpoint)
+            except OcidError as error:
+                troubles[endpoint] = error
+                continue
+            if len(self._answered) >= _REMEMBERED_MAX:
+                self._answered.clear()
+            self._answered[name.repository] = endpoint
+            return result
+        origin = next(error for endpoint, error in troubles.items() if not endpoint.mirror)
+        mirrors = [error.message for endpoint, error in troubles.items() if endpoint.mirror]
+        if mirrors and isinstance(origin, Unavailable):
+            raise Unavailable("; ".join([origin.message, *mirrors])) from origin
+        raise origin
+
+    async def _endpoints(self, name: Reference) -> list[_Endpoint]:
+        """Return where to ask: whoever answered last for this repository, then mirrors, then the origin."""
+        settings = self._settings_of(name.domain)
+        found: list[_Endpoint] = []
+        for url in settings.mirrors:
+            origin, base = split(url if "://" in url else f"https://{url}")
+            query = urlencode({"ns": name.domain})
+            found.append(_Endpoint(origin=origin, base=base.rstrip("/"), mirror=True, query=f"?{query}"))
+        host = _DOCKER_HUB if name.domain == references.DEFAULT_DOMAIN else name.domain
+        origin = await self._origin(host, settings)
+        found.append(_Endpoint(origin=origin, base="", mirror=False, query=""))
+        last = self._answered.get(name.repository)
+        return sorted(found, key=lambda endpoint: endpoint != last)
+
+    async def _origin(self, host: str, settings: RegistrySettings) -> Origin:
+        secure, _ = split(f"https://{host}")
+        plain, _ = split(f"http://{host}")
+        if settings.plain_http:
+            return plain
+        if not is_loopback(secure.host) or settings.ca_file or settings.insecure_tls:
+            return secure
+        if host not in self._unencrypted:
+            try:
+                if await self._client.speaks_tls(secure):
+                    return secure
+            except Broken:
+                return secure  # nobody listens now; whoever asks next finds out
+            self._unencrypted.add(host)
+        return plain
+
+    def _settings_of(self, host: str) -> RegistrySettings:
+        return self._settings.get(host) or self._settings.get("*") or RegistrySettings()
+
+    def _tls(self, origin: Origin) -> ssl.SSLContext:
+        host = references.DEFAULT_DOMAIN if origin.host == _DOCKER_HUB else origin.authority
+        if host not in self._contexts:
+            self._contexts[host] = _context(self._settings_of(host), host)
+        return self._contexts[host]
+
+    async def _tried(
+        self, endpoint: _Endpoint, attempt: Callable[[], Awaitable[T]], position: Callable[[], int] = lambda: 0
+    ) -> T:
+        """Make an attempt again while it breaks in transit; a mirror that gives nothing at all gets only one."""
+        failures = 0
+        while True:
+            before = position()
+            try:
+                return await attempt()
+            except (Broken, _Again) as error:
+                moved = position() - before >= _PROGRESS_BYTES
+                failures = 1 if moved else failures + 1
+                hopeless = not moved and (endpoint.mirror or (isinstance(error, Broken) and error.stalled))
+                if hopeless or failures > self._retries:
+                    raise Unavailable(f"registry {error} (tried {failures} times): try again later") from None
+            await trio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1])
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        endpoint: _Endpoint,
+        name: Reference,
+        path: str,
+        headers: Mapping[str, str],
+        credentials: Credentials | None,
+    ) -> AsyncIterator[Response]:
+        """Ask for something of a repository, answering the challenge if there is one."""
+        own = None if endpoint.mirror else credentials
+        scope = f"repository:{name.path}:pull"
+        url = f"{endpoint.origin}{endpoint.base}/v2/{name.path}/{path}{endpoint.query}"
+        known = self._authorizer.known(endpoint.origin, scope, own)
+        async with self._client.request("GET", url, _with(headers, known)) as response:
+            if response.status != 401:
+                yield response
+                return
+            challenges = tuple(
+                challenge for header in response.headers("www-authenticate") for challenge in parse_challenges(header)
+            )
+            reason = _reason(await response.read(_ERROR_BYTES_MAX), own)
+        refused = EffectFailed(f"{endpoint.origin} refuses {name.repository} (401): {reason}; check the pull secret")
+        if response.origin != endpoint.origin or (own is not None and own.registry_token):
+            raise refused
+        self._authorizer.forget(endpoint.origin, scope, own)
+        answer = await self._authorizer.answer(endpoint.origin, challenges, scope, own)
+        if answer is None:
+            raise refused
+        async with self._client.request("GET", url, _with(headers, answer)) as response:
+            if response.status == 401:
+                self._authorizer.forget(endpoint.origin, scope, own)
+                raise refused
+            yield response
+
+
+def _with(headers: Mapping[str, str], authorization: str | None) -> dict[str, str]:
+    return dict(headers) if authorization is None else {**headers, "Authorization": authorization}
+
+
+async def _expect(response: Response, wanted: tuple[int, ...], what: str, credentials: Credentials | None) -> None:
+    """Check a response's status.
+
+    Raises:
+        _Again: it is one that may pass.
+        EffectFailed: it is a refusal.
+    """
+    status = response.status
+    if status in wanted:
+        return
+    reason = _reason(await response.read(_ERROR_BYTES_MAX), credentials)
+    if status >= 500 or status == 429:
+        raise _Again(f"{response.origin} answers {status} for {what}: {reason}")
+    hint = "; check the pull secret" if status == 403 else ""
+    raise EffectFailed(f"{response.origin} refuses {what} ({status}): {reason}{hint}")
+
+
+def _reason(raw: bytes, credentials: Credentials | None) -> str:
+    """Return what a registry says in an error's body, without anything secret that it may have repeated."""
+    text = raw.decode("utf-8", "replace")
+    with suppress(msgspec.DecodeError, msgspec.ValidationError):
+        told = msgspec.json.decode(raw, type=_Refusal).errors
+        text = ", ".join(f"{item.code} {item.message}".strip() for item in told)
+    for secret in () if credentials is None else msgspec.structs.astuple(credentials):
+        if len(secret) >= 3:
+            text = text.replace(secret, "…")
+    text = _SECRET_LIKE.sub("…", " ".join(text.split()))
+    return text[:_ERROR_TEXT_MAX] or "no reason given"
+
+
+class _Told(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    errors: list[_Told] = []
+
+
+def _continues(response: Response, at: int) -> bool:
+    """Say whether a partial response begins at byte *at*."""
+    return response.status == 206 and response.header("content-range").startswith(f"bytes {at}-")
+
+
+def _lied(endpoint: _Endpoint, what: str, size_bytes: int, wanted: int) -> EffectFailed:
+    return EffectFailed(
+        f"{endpoint.origin} sends {size_bytes} bytes or more as {what}, its manifest says {wanted}: refused"
+    )
+
+
+def _context(settings: RegistrySettings, host: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        if settings.client_cert:
+            context.load_cert_chain(settings.client_cert, settings.client_key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise EffectFailed(f"certificates configured for registry {host}: {error}") from error
+    if settings.insecure_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

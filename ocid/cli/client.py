@@ -1,0 +1,48 @@
+"""What the command line needs of a running daemon, as protocols; ``main`` supplies them over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+from ocid.config import Loaded
+from ocid.ports import Credentials
+
+
+class LayerProgress(msgspec.Struct, frozen=True):
+    """How far one layer of a pull has come."""
+
+    digest: str  # of the blob, as ``layer.wanted`` has it
+    done_bytes: int
+    total_bytes: int
+
+
+class Client(Protocol):
+    """A connection to the daemon's socket. Trio-flavoured."""
+
+    async def pull_image(self, reference: str, credentials: Credentials | None) -> str:
+        """CRI PullImage: return the image id. Cancelling ends the wait; the daemon pulls on.
+
+        Raises:
+            OcidError: what the daemon refused with, or ``Unavailable`` when the connection broke.
+        """
+
+    async def progress(self, reference: str) -> Sequence[LayerProgress]:
+        """Return how far the layers of the pull of *reference* have come; nothing where that is not known."""
+
+
+class Deps(Protocol):
+    """What only ``main`` may wire."""
+
+    def serve(self, loaded: Loaded) -> int:
+        """Run the daemon until it is told to stop, and return its exit code."""
+
+    def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
+        """Open a connection to the daemon that serves ``loaded.config.socket``. Entered within a Trio run.
+
+        Raises:
+            OSError: nothing listens there, or this user may not connect; on entering.
+        """

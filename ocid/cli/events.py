@@ -1,0 +1,59 @@
+"""``ocid events``: the log as it happens."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from ocid import tables
+from ocid.cli.client import Deps
+from ocid.cli.log import reading
+from ocid.config import Loaded
+from ocid.events.envelope import Envelope
+from ocid.journal.looking import envelopes, peers
+from ocid.journal.reader import Reader
+from ocid.projections.fields import brief, plain
+from ocid.projections.selection import Selection, Selector, parse_time
+
+COLUMNS = ("SEQ", "TIME", "STREAM", "EVENT", "DETAIL")
+
+
+def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
+    """Print the events that the options select; with ``--follow``, until interrupted."""
+    now_ns = time.time_ns()
+    selection = Selection(
+        pod=args.pod,
+        container=args.container,
+        types=tuple(args.type),
+        since_ns=parse_time(args.since, now_ns) if args.since else 0,
+        until_ns=parse_time(args.until, now_ns) if args.until else 0,
+    )
+    with reading(loaded) as reader:
+        found = selected(reader, selection, follow=args.follow)
+        if args.output == "json":
+            for envelope in found:
+                tables.json_line(plain(envelope))
+        elif args.follow:
+            for envelope in found:
+                tables.line("  ".join(row(envelope)))
+        else:
+            tables.show(COLUMNS, (row(envelope) for envelope in found))
+    return 0
+
+
+def selected(reader: Reader, selection: Selection, *, follow: bool) -> Iterator[Envelope]:
+    """Return what *selection* admits, in order."""
+    if not selection.needs_history and selection.since_ns:
+        selection = msgspec.structs.replace(selection, from_seq=reader.seq_at(selection.since_ns))
+    selector = Selector(selection, peers(reader))
+    return selector.select(envelopes(reader, selector.first_seq, follow=follow))
+
+
+def row(envelope: Envelope) -> tuple[str, ...]:
+    """Return an event's row. Pure."""
+    aggregate, _, name = envelope.stream.partition("/")
+    at = tables.time_text(envelope.wall_ns)
+    return str(envelope.seq), at, f"{aggregate}/{tables.short(name)}", envelope.type, brief(envelope.event)

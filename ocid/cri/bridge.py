@@ -1,0 +1,138 @@
+"""The border between asyncio, which grpclib needs, and Trio, which everything else runs on.
+
+Only here are functions asyncio-flavoured. Reads are answered right on the border, from memory, without a switch of
+event loop. What changes something runs as a Trio function; when the client goes away, only its waiting is cancelled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Protocol
+
+import grpclib.const
+import trio_asyncio
+from google.protobuf.message import Message
+from grpclib.exceptions import GRPCError
+from grpclib.server import Stream
+
+from ocid.cri.facade import Facade
+from ocid.cri.peers import identify
+from ocid.cri.status import to_grpc
+from ocid.errors import OcidError
+from ocid.events import node
+from ocid.events.envelope import Context
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[Facade, Any], Message]
+Change = Callable[[Facade, Any, Context], Awaitable[Message]]
+Follow = Callable[[Facade, Any], AsyncGenerator[Message, None]]
+
+
+class Rpc(Protocol):
+    async def __call__(self, stream: Stream[Any, Any]) -> None: ...
+
+
+def reading(facade: Facade, name: str, handle: Read) -> Rpc:
+    """Serve an RPC that only reads memory."""
+
+    async def rpc(stream: Stream[Any, Any]) -> None:
+        request = await stream.recv_message()
+        try:
+            facade.require_open()
+            response = handle(facade, request)
+        except OcidError as error:
+            raise to_grpc(error) from None
+        except Exception as bug:
+            raise _internal(name, bug) from bug
+        await stream.send_message(response)
+
+    return rpc
+
+
+def changing(facade: Facade, name: str, handle: Change) -> Rpc:
+    """Serve an RPC that changes something: who asks is in the log before anything is done."""
+
+    async def rpc(stream: Stream[Any, Any]) -> None:
+        request = await stream.recv_message()
+        connection = stream.peer._transport  # grpclib has no public way to the socket
+
+        async def run() -> Message | OcidError | Exception:
+            try:
+                return await handle(facade, request, await _context(facade, name, connection))
+            except OcidError as error:
+                await _refused(facade, name, connection, error)
+                return error
+            except Exception as bug:
+                return bug
+
+        try:
+            facade.require_open()
+        except OcidError as error:
+            raise to_grpc(error) from None
+        outcome = await trio_asyncio.trio_as_aio(run)()
+        if isinstance(outcome, OcidError):
+            raise to_grpc(outcome)
+        if isinstance(outcome, Exception):
+            raise _internal(name, outcome) from outcome
+        await stream.send_message(outcome)
+
+    return rpc
+
+
+def following(facade: Facade, name: str, handle: Follow) -> Rpc:
+    """Serve an RPC that streams until the client goes away."""
+
+    async def rpc(stream: Stream[Any, Any]) -> None:
+        request = await stream.recv_message()
+
+        async def run() -> OcidError | None:
+            try:
+                async with contextlib.aclosing(handle(facade, request)) as responses:
+                    async for response in responses:
+                        await trio_asyncio.aio_as_trio(stream.send_message)(response)
+            except OcidError as error:
+                return error
+            return None
+
+        try:
+            facade.require_open()
+        except OcidError as error:
+            raise to_grpc(error) from None
+        await stream.send_initial_metadata()  # the client knows from here on that it will miss nothing
+        failure = await trio_asyncio.trio_as_aio(run)()
+        if failure is not None:
+            raise to_grpc(failure)
+
+    return rpc
+
+
+def unimplemented(name: str) -> Rpc:
+    """Answer an RPC that this build does not have. The kubelet falls back where it can."""
+
+    async def rpc(stream: Stream[Any, Any]) -> None:
+        await stream.recv_message()
+        raise GRPCError(grpclib.const.Status.UNIMPLEMENTED, f"{name} is not implemented")
+
+    return rpc
+
+
+async def _context(facade: Facade, name: str, connection: Any) -> Context:
+    """Name the caller and the call. A caller's first change puts an event of its own into the log."""
+    who = await facade.who(connection, identify)
+    return Context(who=who, correlation=facade.core.host.new_id(16), command_id=name)
+
+
+async def _refused(facade: Facade, name: str, connection: Any, error: OcidError) -> None:
+    """Record a request that failed, with who made it."""
+    event = node.RequestRefused(rpc=name, error=type(error).__name__, message=error.message[:1000])
+    await facade.core.recorder.append(event, await _context(facade, name, connection))
+
+
+def _internal(name: str, bug: Exception) -> GRPCError:
+    log.exception("%s failed in a way nobody foresaw", name, exc_info=bug)
+    return GRPCError(grpclib.const.Status.INTERNAL, f"{name}: {type(bug).__name__}: {bug}; this is a bug of ocid")
+
+

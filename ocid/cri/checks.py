@@ -1,0 +1,88 @@
+"""The small checks that ``ocid.cri.validate`` is made of. Each raises InvalidRequest and names the field.
+
+Source: Linux limits.h, path_resolution(7); CRI v1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from ocid.errors import InvalidRequest
+
+PATH_BYTES_MAX: Final = 4096  # PATH_MAX, with the NUL at the end
+SHOWN_MAX: Final = 100  # characters of a value in a message
+
+
+def present(message: Message, field: str, where: str) -> None:
+    """*field*, a message, must be there."""
+    if not message.HasField(field):
+        raise InvalidRequest(f"{where}{field} is missing")
+
+
+def filled(value: str, field: str, limit: int) -> None:
+    """*value* must not be empty, nor longer than *limit* bytes of UTF-8."""
+    if not value:
+        raise InvalidRequest(f"{field} is empty")
+    short(value, field, limit)
+
+
+def short(value: str, field: str, limit: int) -> None:
+    """*value* may be empty, but not longer than *limit* bytes of UTF-8."""
+    size = len(value.encode())
+    if size > limit:
+        raise InvalidRequest(f"{field} is {size} bytes, the limit is {limit}")
+
+
+def at_most(count: int, field: str, limit: int) -> None:
+    """There may be *limit* of *field*."""
+    if count > limit:
+        raise InvalidRequest(f"{field} has {count} entries, the limit is {limit}")
+
+
+def within(value: int, field: str, low: int, high: int) -> None:
+    """*value* must be from *low* to *high*, both included."""
+    if not low <= value <= high:
+        raise InvalidRequest(f"{field} is {value}, wanted {low} to {high}")
+
+
+def absolute_path(value: str, field: str) -> None:
+    """*value* must be an absolute path without ".."."""
+    if not value.startswith("/") or ".." in value.split("/"):
+        raise InvalidRequest(f"{field} is {value[:SHOWN_MAX]!r}, wanted an absolute path without '..'")
+    short(value, field, PATH_BYTES_MAX - 1)
+
+
+def relative_path(value: str, field: str) -> None:
+    """*value* must be a path that stays below where it starts."""
+    if value.startswith("/") or ".." in value.split("/"):
+        raise InvalidRequest(f"{field} is {value[:SHOWN_MAX]!r}, wanted a relative path without '..'")
+    short(value, field, PATH_BYTES_MAX - 1)
+
+
+def plain(message: Message, where: str = "") -> None:
+    """No text anywhere in *message* holds NUL, which the kernel would cut it at, and no enum has an unknown value."""
+    for field, value in message.ListFields():
+        path = f"{where}{field.name}"
+        entry = field.message_type
+        if entry is not None and entry.GetOptions().map_entry:
+            for key, item in value.items():
+                _plain_value(entry.fields_by_name["key"], key, path)
+                _plain_value(entry.fields_by_name["value"], item, f"{path}[{str(key)[:SHOWN_MAX]!r}]")
+        elif isinstance(value, (str, bytes, int, float, Message)):
+            _plain_value(field, value, path)
+        else:
+            for index, item in enumerate(value):
+                _plain_value(field, item, f"{path}[{index}]")
+
+
+def _plain_value(field: FieldDescriptor, value: Any, path: str) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise InvalidRequest(f"{path} holds a NUL byte")
+    elif isinstance(value, Message):
+        plain(value, f"{path}.")
+    elif field.enum_type is not None and value not in field.enum_type.values_by_number:
+        raise InvalidRequest(f"{path} has value {value}, which CRI v1 does not know")

@@ -1,0 +1,27 @@
+"""CRI ListContainers: the kubelet asks every second."""
+
+from __future__ import annotations
+
+from ocid.cri import present
+from ocid.cri.facade import Facade
+from ocid.cri.selectors import labels_match
+from ocid.cri.stubs import api_pb2 as pb
+from ocid.projections.containers import is_listed
+
+
+def list_containers(facade: Facade, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
+    """Answer from memory. The filter's fields must all match; ids may be cut short."""
+    wanted, view = request.filter, facade.view
+    found = []
+    for name, row in view.containers.rows.items():
+        declared = row.state.declared
+        if declared is None or not is_listed(row.state):
+            continue
+        if not name.startswith(wanted.id) or not declared.pod_id.startswith(wanted.pod_sandbox_id):
+            continue
+        if wanted.HasField("state") and wanted.state.state != present.container_state(row.state):
+            continue
+        config = view.containers.config(name)
+        if labels_match(wanted.label_selector, config.labels):
+            found.append(present.container_item(row.state, config))
+    return pb.ListContainersResponse(containers=found)

@@ -1,0 +1,24 @@
+"""CRI ContainerStatus."""
+
+from __future__ import annotations
+
+from ocid.cri import present
+from ocid.cri.facade import Facade
+from ocid.cri.find import container_row
+from ocid.cri.stubs import api_pb2 as pb
+
+
+def container_status(facade: Facade, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
+    """Answer from memory.
+
+    Raises:
+        NotFound: there is no such container.
+    """
+    state = container_row(facade, request.container_id).state
+    assert state.declared is not None, "only declared containers have rows"
+    config = facade.view.containers.config(state.declared.container_id)
+    response = pb.ContainerStatusResponse(status=present.container_status(state, config))
+    if request.verbose:
+        spec = b"" if state.prepared is None else facade.core.host.journal.document(state.prepared.spec)
+        response.info.update(present.container_info(facade.view, state, spec))
+    return response

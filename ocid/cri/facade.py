@@ -1,0 +1,107 @@
+"""What every RPC works with: the core, the configuration it may quote, and who is connected."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ocid.actors.core import Core
+from ocid.cri.subscribers import Subscribers
+from ocid.domain import catalog, reference
+from ocid.errors import InvalidRequest, NotFound, Unavailable
+from ocid.events.envelope import Envelope
+from ocid.events.node import PeerSeen
+from ocid.ids import ImageId
+from ocid.ports import HandlerFeatures, StoreUsage
+from ocid.projections.view import View
+
+PEERS_MAX = 4096  # processes remembered by pid and start time, so that each is recorded once
+
+
+@dataclass
+class Facade:
+    """One per daemon."""
+
+    core: Core
+    config_json: bytes  # for Status with verbose
+    warnings: tuple[str, ...] = ()  # of the start: shown by Status
+    open: bool = False  # recovery has finished
+    subscribers: Subscribers = field(default_factory=Subscribers)
+    usage: StoreUsage | None = None  # refreshed in the background
+    _by_connection: weakref.WeakKeyDictionary[Any, int] = field(default_factory=weakref.WeakKeyDictionary)
+    _by_process: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @property
+    def view(self) -> View:
+        """The projections of the log."""
+        return self.core.view
+
+    def require_open(self) -> None:
+        """Refuse to answer before recovery has finished.
+
+        Raises:
+            Unavailable: it has not.
+        """
+        if not self.open:
+            raise Unavailable("the daemon is still comparing its log with the host; try again in a moment")
+
+    async def who(self, connection: asyncio.BaseTransport, identify: Callable[[Any], PeerSeen]) -> int:
+        """Return the seq of the event that describes the process at the other end, recording it when it is new."""
+        known = self._by_connection.get(connection)
+        if known is not None:
+            return known
+        peer = identify(connection.get_extra_info("socket"))
+        process = (peer.pid, peer.start_ticks)
+        seq = self._by_process.get(process) if peer.start_ticks else None
+        if seq is None:
+            envelope = await self.core.recorder.append(peer)
+            seq = envelope.seq
+            if len(self._by_process) >= PEERS_MAX:
+                del self._by_process[next(iter(self._by_process))]
+            self._by_process[process] = seq
+        self._by_connection[connection] = seq
+        return seq
+
+    def handler(self, name: str) -> HandlerFeatures:
+        """Return a runtime handler by name.
+
+        Raises:
+            InvalidRequest: none of that name is configured.
+        """
+        handlers = self.core.host.runtime.handlers()
+        if name not in handlers:
+            raise InvalidRequest(
+                f"runtime handler {name!r} is not configured: have {', '.join(sorted(map(repr, handlers)))}"
+            )
+        return handlers[name]
+
+    def image_id(self, name: str) -> ImageId:
+        """Find an image by tag, by digest, by id or by the beginning of its id.
+
+        Raises:
+            NotFound: no image has that name.
+        """
+        state = self.catalog_state()
+        found = catalog.find(state, name)
+        if found is None:
+            try:
+                found = catalog.find(state, str(reference.parse(name)))
+            except InvalidRequest:
+                found = None
+        if found is None:
+            raise NotFound("image", name)
+        return found
+
+    def catalog_state(self) -> catalog.Catalog:
+        """Return the catalog as of the last event."""
+        row = self.view.catalog.rows.get("images")
+        state: catalog.Catalog = catalog.INITIAL if row is None else row.state
+        return state
+
+    def publish(self, envelopes: Iterable[Envelope]) -> None:
+        """Hand new events to those who follow container events; called right after the view has them."""
+        for envelope in envelopes:
+            self.subscribers.offer(self, envelope)

@@ -1,0 +1,67 @@
+"""CRI ListImages and ImageStatus."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ocid.cri.facade import Facade
+from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain.catalog import Image
+from ocid.errors import InvalidRequest, NotFound
+
+
+def list_images(facade: Facade, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
+    """Answer from memory. The filter may name an image in any form; one that is not there gives an empty list."""
+    images = facade.catalog_state().images
+    wanted = request.filter.image.image
+    if wanted:
+        try:
+            image_id = facade.image_id(wanted)
+        except NotFound:
+            return pb.ListImagesResponse()
+        images = {image_id: images[image_id]}
+    return pb.ListImagesResponse(images=[image_message(facade, image) for image in images.values()])
+
+
+def image_status(facade: Facade, request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:
+    """Answer from memory. An image that is not there is no error: the response has none.
+
+    Raises:
+        InvalidRequest: the request names no image.
+    """
+    if not request.image.image:
+        raise InvalidRequest("image.image is empty: wanted a tag, digest or image id")
+    try:
+        image_id = facade.image_id(request.image.image)
+    except NotFound:
+        return pb.ImageStatusResponse()
+    image = facade.catalog_state().images[image_id]
+    response = pb.ImageStatusResponse(image=image_message(facade, image))
+    if request.verbose:
+        journal = facade.core.host.journal
+        info = {
+            "manifestDigest": image.manifest,
+            "manifest": msgspec.Raw(journal.document(image.manifest)),
+            "imageSpec": msgspec.Raw(journal.document(image.config)),
+            "chainIDs": facade.core.images.facts(image.manifest).layers,
+        }
+        response.info["info"] = msgspec.json.encode(info).decode()
+    return response
+
+
+def image_message(facade: Facade, image: Image) -> pb.Image:
+    """CRI Image. Its id is the digest of its configuration, everywhere."""
+    user = facade.core.images.facts(image.manifest).config.user.partition(":")[0]
+    message = pb.Image(
+        id=image.image_id,
+        repo_tags=[name for name in image.names if "@" not in name],
+        repo_digests=[name for name in image.names if "@" in name],
+        size=image.size_bytes,
+        spec=pb.ImageSpec(image=image.image_id),
+        pinned=False,
+    )
+    if user.isdigit():
+        message.uid.value = int(user)
+    else:
+        message.username = user
+    return message

@@ -1,0 +1,24 @@
+"""CRI ListPodSandbox: the kubelet asks every second."""
+
+from __future__ import annotations
+
+from ocid.cri import present
+from ocid.cri.facade import Facade
+from ocid.cri.selectors import labels_match
+from ocid.cri.stubs import api_pb2 as pb
+from ocid.projections.pods import is_listed
+
+
+def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
+    """Answer from memory. The filter's fields must all match; an id may be cut short."""
+    wanted, view = request.filter, facade.view
+    items = []
+    for name, row in view.pods.rows.items():
+        if not is_listed(row.state) or not name.startswith(wanted.id):
+            continue
+        if wanted.HasField("state") and wanted.state.state != present.pod_state(row.state):
+            continue
+        config = view.pods.config(name)
+        if labels_match(wanted.label_selector, config.labels):
+            items.append(present.pod_item(row.state, config))
+    return pb.ListPodSandboxResponse(items=items)

@@ -1,0 +1,77 @@
+"""CRI RunPodSandbox: declare a pod, and wait until it is ready."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ocid.cri import translate, validate
+from ocid.cri.facade import Facade
+from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain.configs import NamespaceMode, PodConfig
+from ocid.domain.pod import Run
+from ocid.errors import revive
+from ocid.events.envelope import Context
+from ocid.events.pod import Declared
+from ocid.ids import PodId, digest_of
+from ocid.projections.pods import PodKey
+
+
+async def run_pod_sandbox(
+    facade: Facade, request: pb.RunPodSandboxRequest, context: Context
+) -> pb.RunPodSandboxResponse:
+    """Return when the pod is ready. A retry of the same request joins the pod in the making, or gets the finished one.
+
+    Raises:
+        InvalidRequest: the request is malformed, or names an unknown handler.
+        Exhausted: no address is free.
+        EffectFailed: making it failed; nothing of it is left, or is listed until it could be taken down.
+    """
+    validate.run_pod_sandbox(request)
+    config = translate.pod_config(request.config)
+    facade.handler(request.runtime_handler)
+    meta = config.metadata
+    key = PodKey(meta.namespace, meta.name, meta.uid, meta.attempt)
+    pods = facade.core.pods
+    actor = pods.joined(key)
+    if actor is None:
+        declared, document = _declare(facade, config, request.runtime_handler)
+        actor = pods.create(declared.pod_id, key)
+        await actor.ask(Run(declared=declared), context, (document,))
+    state = await actor.until(lambda pod: pod.ready or pod.failed is not None or pod.stop_wanted)
+    if state.failed is not None:
+        pods.release_key(actor)
+        raise revive(state.failed.error, f"pod {meta.namespace}/{meta.name}: {state.failed.step}: {state.failed.message}")
+    assert state.declared is not None, "a pod that was asked to run is declared"
+    return pb.RunPodSandboxResponse(pod_sandbox_id=state.declared.pod_id)
+
+
+def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared, bytes]:
+    """Name everything that the pod will have on the host."""
+    core, settings = facade.core, facade.core.host.settings
+    pod_id = PodId(core.host.new_id(64))
+    meta, options = config.metadata, config.linux.security_context.namespace_options
+    run_dir = settings.run / "pods" / pod_id
+    document = msgspec.json.encode(config)
+    network = "host" if config.host_network else core.host.network.kind()
+    addresses = core.leasing.choose(pod_id, core.host.network.subnets()) if network == "bridge" else ()
+    newest = facade.view.pods.created_after(meta.namespace, meta.name, meta.uid)
+    declared = Declared(
+        pod_id=pod_id,
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        attempt=meta.attempt,
+        created_at_ns=max(core.host.clock.wall_ns(), newest + 1),
+        config=digest_of(document),
+        handler=handler,
+        network=network,
+        addresses=addresses,
+        interface=f"ocid{pod_id[:11]}" if network == "bridge" else "",
+        netns="" if network == "host" else str(run_dir / "ns" / "net"),
+        run_dir=str(run_dir),
+        cgroup_parent=config.linux.cgroup_parent or settings.default_cgroup_parent,
+        host_ipc=options.ipc is NamespaceMode.NODE,
+        host_pid=options.pid is NamespaceMode.NODE,
+        shared_pid=options.pid is NamespaceMode.POD,
+    )
+    return declared, document

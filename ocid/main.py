@@ -1,0 +1,348 @@
+"""The composition root: the only file that knows adapters, actors and facade at once, and wires them.
+
+``serve`` brings the daemon up in the order that the design asks for: the log first, then what it says, then the
+comparison with the host, then the socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+import trio
+import trio_asyncio
+
+from ocid import __version__
+from ocid.actors import recovery
+from ocid.actors.core import Core
+from ocid.actors.host import Host, Settings
+from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.handlers import HandlerConfig
+from ocid.adapters.hostfiles import HostDirectory
+from ocid.adapters.layers import LayerStore
+from ocid.adapters.network import Networks
+from ocid.adapters.pause import PauseProcesses
+from ocid.adapters.registry import HttpRegistry, RegistrySettings
+from ocid.adapters.runc import OciRuntime
+from ocid.adapters.sandbox import PodSandboxes
+from ocid.adapters.unpack import Unpacker, UnpackLimits
+from ocid.cli import run as command_line
+from ocid.cli.client import Client
+from ocid.config import Config, Loaded
+from ocid.cri import client, server
+from ocid.cri.facade import Facade
+from ocid.domain.configs import ProfileType
+from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
+from ocid.domain.spec.inputs import Rlimit, SpecPolicy
+from ocid.errors import OcidError
+from ocid.events import node
+from ocid.events.envelope import DAEMON
+from ocid.ids import digest_of
+from ocid.journal.opening import Opened, open_or_quarantine
+from ocid.journal.writer import Writer
+from ocid.projections.view import View, schema_hash
+
+log = logging.getLogger("ocid")
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+SNAPSHOT = "view"
+SNAPSHOT_EVENTS = 20_000  # a start folds at most about so many events beyond its snapshot
+SNAPSHOT_CHECK_S = 30.0
+USAGE_EVERY_S = 10.0
+SALT_BYTES = 32
+READ_CHUNK = 2_000
+
+
+class SystemClock:
+    """The host's clocks."""
+
+    def wall_ns(self) -> int:
+        return time.time_ns()
+
+    def boot_ns(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class SecretsInMemory:
+    """Secret values between a request and the bundle that needs them; never anywhere else."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Mapping[int, bytes]] = {}
+
+    def keep(self, owner: str, values: Mapping[int, bytes]) -> None:
+        if values:
+            self._kept[owner] = dict(values)
+
+    def take(self, owner: str) -> Mapping[int, bytes] | None:
+        return self._kept.get(owner)
+
+    def drop(self, owner: str) -> None:
+        self._kept.pop(owner, None)
+
+
+def new_id(digits: int) -> str:
+    """Return so many random hex digits."""
+    return secrets.token_hex(digits // 2)
+
+
+async def serve(loaded: Loaded) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Containers go on without it.
+
+    Raises:
+        OcidError: it cannot start; the message says what to do.
+    """
+    config = loaded.config
+    root, run = Path(config.root), Path(config.run)
+    for directory in (root, run):
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    listener = server.bind(Path(config.socket))
+    boot_id = BOOT_ID.read_text().strip()
+    opened = await trio.to_thread.run_sync(
+        lambda: open_or_quarantine(root / "log", boot_id=boot_id, map_bytes=config.log.map_bytes)
+    )
+    for warning in opened.warnings:
+        log.warning("%s", warning)
+    stopped_at_ns: int | None = None
+    stop = trio.Event()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, stop)
+            await _serve_log(loaded, opened, listener, stop)
+            nursery.cancel_scope.cancel()
+        stopped_at_ns = time.time_ns()
+    finally:
+        Path(config.socket).unlink(missing_ok=True)
+        opened.close(stopped_at_ns=stopped_at_ns)
+
+
+async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, stop: trio.Event) -> None:
+    """Fold the log, open the host, recover, serve until *stop*; then everything ends before the log does."""
+    config, writer = loaded.config, Writer(opened.store, SystemClock())
+    view = _fold(opened)
+    writer.subscribe(view.apply)
+    host = await _open_host(config, writer)
+    async with trio_asyncio.open_loop(), trio.open_nursery() as log_nursery:
+        await log_nursery.start(writer.run)
+        async with trio.open_nursery() as actors:
+            core = Core(host, view, actors)
+            facade = Facade(core=core, config_json=msgspec.json.encode(config), warnings=tuple(opened.warnings))
+            writer.subscribe(lambda envelope: facade.publish((envelope,)))
+            actors.start_soon(core.recorder.run)
+            await actors.start(server.serve, facade, listener)
+            await _begin_epoch(core, opened, config)
+            await recovery.recover(core, rebooted=opened.rebooted)
+            facade.open = True
+            opened.settled()
+            log.info("serving on %s", config.socket)
+            actors.start_soon(recovery.collect_orphans, core)
+            actors.start_soon(_measure_usage, facade)
+            actors.start_soon(_snapshot_now_and_then, view, writer)
+            await stop.wait()
+            facade.open = False
+            actors.cancel_scope.cancel()
+        await core.recorder.append(node.Stopped(reason="asked to stop"))
+        await _snapshot(view, writer)
+        log_nursery.cancel_scope.cancel()
+
+
+def _fold(opened: Opened) -> View:
+    """Return the view as of the log's end, begun from a snapshot where one fits."""
+    store = opened.store
+    view, snapshot = View(store.document), store.snapshot(SNAPSHOT, bytes.fromhex(schema_hash()))
+    if snapshot is not None:
+        try:
+            view.restore(snapshot.state)
+        except msgspec.MsgspecError as error:
+            log.warning("the snapshot as of seq %d cannot be read (%s); folding the whole log", snapshot.seq, error)
+            view = View(store.document)
+    while envelopes := store.read(view.seq + 1, READ_CHUNK):
+        for envelope in envelopes:
+            view.apply(envelope)
+    return view
+
+
+async def _open_host(config: Config, writer: Writer) -> Host:
+    """Find tools, cgroups and network, and bundle them."""
+    root, run = Path(config.root), Path(config.run)
+    cgroups = Cgroups(config.cgroup.driver)
+    handlers = {name: HandlerConfig(path=one.path) for name, one in config.runtime.handlers.items()}
+    runtime = await OciRuntime.open(run, cgroups, handlers, default=config.runtime.default)
+    settings = Settings(
+        root=root,
+        run=run,
+        default_cgroup_parent=config.cgroup.parent,
+        cgroup_driver=cgroups.driver.value,
+        spec_policy=SpecPolicy(
+            default_capabilities=config.security.default_capabilities,
+            seccomp_when_absent=ProfileType(config.security.seccomp_when_absent),
+            apparmor_default=config.security.apparmor_default,
+            rlimits=tuple(Rlimit(kind=k, soft=s, hard=h) for k, (s, h) in config.containers.rlimits.items()),
+            pids_limit=config.containers.pids_limit,
+            env=config.containers.env,
+            annotation_prefixes=config.containers.annotation_prefixes,
+        ),
+        redaction=_rules(config),
+        salt=_salt(root),
+        create_missing_mounts=config.containers.create_missing_mounts,
+        pull_downloads_max=config.images.download_parallel,
+    )
+    registries = {
+        name: RegistrySettings(
+            mirrors=one.mirrors, plain_http=one.plain_http, insecure_tls=one.insecure_tls, ca_file=one.ca_file
+        )
+        for name, one in config.registries.items()
+    }
+    return Host(
+        settings=settings,
+        clock=SystemClock(),
+        journal=writer,
+        secrets=SecretsInMemory(),
+        sandboxes=PodSandboxes(run / "pods", cgroups, PauseProcesses(run / "pause", runtime, cgroups)),
+        network=Networks(
+            cni_conf_dir=Path(config.network.cni_conf_dir),
+            cni_bin_dirs=[Path(one) for one in config.network.cni_bin_dirs],
+            cni_state_dir=root / "cni",
+            bridge=config.network.bridge,
+            subnets=config.network.subnets,
+        ),
+        runtime=runtime,
+        layers=LayerStore(root, _unpacker(config)),
+        registry=HttpRegistry(
+            registries, parallel=config.images.download_parallel, stall_s=config.images.no_progress_timeout_s
+        ),
+        files=HostDirectory(),
+        new_id=new_id,
+    )
+
+
+def _unpacker(config: Config) -> Unpacker:
+    limits = UnpackLimits(bytes_max=config.images.layer_bytes_max, entries_max=config.images.layer_entries_max)
+    return Unpacker(limits=limits, parallel=config.images.unpack_parallel)
+
+
+async def _begin_epoch(core: Core, opened: Opened, config: Config) -> None:
+    """Put the first events of this life into the log."""
+    if opened.quarantined is not None:
+        aside = opened.quarantined
+        event = node.LogQuarantined(
+            path=str(aside.path),
+            reason=aside.reason,
+            last_good_seq=aside.last_good_seq,
+            last_good_hash=aside.last_good_hash.hex(),
+        )
+        await core.recorder.append(event)
+    document = msgspec.json.encode(config)
+    started = node.Started(
+        epoch=opened.store.epoch,
+        ocid_version=__version__,
+        pid=os.getpid(),
+        kernel=os.uname().release,
+        cgroup_mode="v2" if core.host.runtime.host_facts().cgroup_version == 2 else "v1",
+        cgroup_driver=core.host.settings.cgroup_driver,
+        config=digest_of(document),
+        after_clean_stop=opened.after_clean_stop,
+        rebooted=opened.rebooted,
+    )
+    await core.recorder.append(started, DAEMON, (document,))
+
+
+async def _stop_on_signal(stop: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            stop.set()
+
+
+async def _measure_usage(facade: Facade) -> None:
+    """Keep ImageFsInfo's answer fresh."""
+    while True:
+        try:
+            await facade.core.host.layers.measure()
+            facade.usage = await facade.core.host.layers.usage()
+        except OcidError as error:
+            log.warning("cannot measure the store: %s", error)
+        await trio.sleep(USAGE_EVERY_S)
+
+
+async def _snapshot_now_and_then(view: View, writer: Writer) -> None:
+    newest = view.seq
+    while True:
+        await trio.sleep(SNAPSHOT_CHECK_S)
+        if view.seq - newest >= SNAPSHOT_EVENTS:
+            newest = view.seq
+            await _snapshot(view, writer)
+
+
+async def _snapshot(view: View, writer: Writer) -> None:
+    seq, state = view.seq, view.snapshot()
+    await writer.put_snapshot(SNAPSHOT, bytes.fromhex(schema_hash()), seq, state)
+
+
+def _rules(config: Config) -> RedactionRules:
+    """Add the configured patterns to the default ones."""
+    names = "|".join((DEFAULT_NAME_PATTERN, *(f"(?:{one})" for one in config.security.redact_names)))
+    return RedactionRules(name_pattern=names, value_patterns=DEFAULT_VALUE_PATTERNS + config.security.redact_values)
+
+
+def _salt(root: Path) -> bytes:
+    """Return the node's redaction salt, made at the first start. It stays out of the log, mode 0600."""
+    path = root / "redaction.salt"
+    try:
+        salt = path.read_bytes()
+        if len(salt) == SALT_BYTES:
+            return salt
+    except FileNotFoundError:
+        pass
+    salt = secrets.token_bytes(SALT_BYTES)
+    temporary = path.with_suffix(".new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(salt)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    return salt
+
+
+def _first(group: BaseExceptionGroup[OcidError]) -> OcidError:
+    """Return the first error of a tree of them: what kept the daemon from starting."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, OcidError), "except* sorts by type"
+    return first
+
+
+class Wiring:
+    """What the command line needs of the parts that only this file may put together."""
+
+    def serve(self, loaded: Loaded) -> int:
+        """Run the daemon until it is told to stop, and return its exit code."""
+        logging.basicConfig(
+            level=loaded.config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        try:
+            trio.run(serve, loaded)
+        except* OcidError as group:
+            raise _first(group) from None
+        return 0
+
+    def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
+        """Open a connection to the daemon."""
+        return client.connect(Path(loaded.config.socket))
+
+
+def main() -> int:
+    """Run one ``ocid`` command and return its exit status."""
+    return command_line.main(Wiring())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Pods by id and by key, their configurations, and the addresses they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from ocid.domain import pod as domain
+from ocid.domain.configs import PodConfig
+from ocid.domain.pod import Pod
+from ocid.events.pod import Declared
+from ocid.ids import Digest, PodId
+from ocid.projections.fold import Fold, Row
+
+
+class PodKey(NamedTuple):
+    """What makes two RunPodSandbox calls the same request. CRI PodSandboxMetadata."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+
+
+def key_of(declared: Declared) -> PodKey:
+    """Return the key of a declared pod."""
+    return PodKey(declared.namespace, declared.name, declared.uid, declared.attempt)
+
+
+class Pods(Fold[Pod]):
+    """Every pod that is not removed."""
+
+    def __init__(self, document: Callable[[Digest], bytes]) -> None:
+        super().__init__(domain)
+        self._document = document
+        self._configs: dict[str, PodConfig] = {}
+        self.by_key: dict[PodKey, PodId] = {}  # of pods that a retry of their request joins
+        self.leases: dict[str, PodId] = {}  # address as CIDR → its pod
+        self.last_leased: tuple[str, ...] = ()
+
+    def changed(self, name: str, before: Row[Pod] | None, after: Row[Pod] | None) -> None:
+        """Keep keys, leases and configurations in step."""
+        row = after or before
+        if row is None or row.state.declared is None:
+            return
+        declared = row.state.declared
+        if before is None and after is not None:
+            self.by_key[key_of(declared)] = declared.pod_id
+            self.leases.update(dict.fromkeys(declared.addresses, declared.pod_id))
+            self.last_leased = declared.addresses or self.last_leased
+        if (after is None or after.state.remove_wanted) and self.by_key.get(key_of(declared)) == declared.pod_id:
+            del self.by_key[key_of(declared)]
+        if after is None or after.state.detached:
+            for address in declared.addresses:
+                if self.leases.get(address) == declared.pod_id:
+                    del self.leases[address]
+        if after is None:
+            self._configs.pop(name, None)
+
+    def config(self, pod_id: str) -> PodConfig:
+        """Return the configuration of a pod that has a row."""
+        config = self._configs.get(pod_id)
+        if config is None:
+            declared = self.rows[pod_id].state.declared
+            assert declared is not None, f"pod {pod_id} has a row without a declaration"
+            config = msgspec.json.decode(self._document(declared.config), type=PodConfig)
+            self._configs[pod_id] = config
+        return config
+
+    def created_after(self, namespace: str, name: str, uid: str) -> int:
+        """Return the newest created_at among this pod's sandboxes, in nanoseconds; 0 when there is none."""
+        times = (
+            row.state.declared.created_at_ns
+            for row in self.rows.values()
+            if row.state.declared is not None
+            and (row.state.declared.namespace, row.state.declared.name, row.state.declared.uid) == (namespace, name, uid)
+        )
+        return max(times, default=0)
+
+
+def is_listed(state: Pod) -> bool:
+    """Say whether CRI lists the pod: one in the making is not, one that failed and could not be taken down is."""
+    return state.ready or state.failed is not None

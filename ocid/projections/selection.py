@@ -1,0 +1,183 @@
+"""Which records of the log somebody wants to see: by pod, container, stream, type, time, place or asker. Pure.
+
+Events of a container carry their container's id only, those of an exec not even their pod's, so membership is learned
+from the log as it goes by: a ``Kinship`` must see every record that comes before the ones it is asked about.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from ocid.errors import InvalidRequest
+from ocid.events import container, pod
+from ocid.events import exec as execution
+from ocid.events.envelope import Envelope
+from ocid.events.node import PeerSeen
+
+S: Final = 1_000_000_000  # nanoseconds
+_UNITS: Final = {"ms": S // 1000, "s": S, "m": 60 * S, "h": 3600 * S, "d": 86_400 * S, "w": 7 * 86_400 * S}
+_RELATIVE: Final = re.compile(r"-?([0-9]{1,12})(ms|s|m|h|d|w)(?: ?ago)?")
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """What to see; the empty one selects everything, and all conditions must hold."""
+
+    pod: str = ""  # id, its beginning, name, or namespace/name; its containers' and execs' events belong to it
+    container: str = ""  # id, its beginning, or name; its execs' events belong to it
+    stream: str = ""  # "pod/3f2c", "node", or a glob
+    types: tuple[str, ...] = ()  # globs such as "container.*"; any of them
+    since_ns: int = 0  # wall clock, inclusive
+    until_ns: int = 0  # wall clock, exclusive; 0 for no end
+    from_seq: int = 1
+    to_seq: int = 0  # inclusive; 0 for no end
+    who_pid: int | None = None  # pid of the socket client that asked; 0 is the daemon itself
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether records before the first one wanted must be seen, for what belongs to whom."""
+        return bool(self.pod or self.container)
+
+
+class Family(msgspec.Struct, frozen=True):
+    """Whom a stream belongs to; all empty for the node's own."""
+
+    pod_id: str = ""
+    container_id: str = ""
+
+
+NOBODY: Final = Family()
+
+
+class Kinship:
+    """Learns from the log which pod and container each stream belongs to, and what they are called."""
+
+    def __init__(self) -> None:
+        self.pod_names: dict[str, str] = {}  # id → namespace/name
+        self.container_names: dict[str, str] = {}  # id → name
+        self._families: dict[str, Family] = {}  # stream → whom it belongs to
+
+    def learn(self, envelope: Envelope) -> None:
+        """Take in one record."""
+        match envelope.event:
+            case pod.Declared() as declared:
+                self.pod_names[declared.pod_id] = f"{declared.namespace}/{declared.name}"
+                self._families[envelope.stream] = Family(declared.pod_id)
+            case container.Declared() as declared:
+                self.container_names[declared.container_id] = declared.name
+                self._families[envelope.stream] = Family(declared.pod_id, declared.container_id)
+            case execution.Requested(container_id=container_id):
+                self._families[envelope.stream] = self._families.get(f"container/{container_id}", NOBODY)
+            case _:
+                pass
+
+    def family(self, stream: str) -> Family:
+        """Return whom *stream* belongs to, as far as the log has said."""
+        return self._families.get(stream, NOBODY)
+
+    def is_pod(self, pod_id: str, wanted: str) -> bool:
+        """Say whether *wanted* means this pod."""
+        name = self.pod_names.get(pod_id, "")
+        return bool(pod_id) and (pod_id.startswith(wanted) or wanted in (name, name.partition("/")[2]))
+
+    def is_container(self, container_id: str, wanted: str) -> bool:
+        """Say whether *wanted* means this container."""
+        return bool(container_id) and (
+            container_id.startswith(wanted) or wanted == self.container_names.get(container_id)
+        )
+
+
+class Selector:
+    """Applies a selection to a log that goes by from its beginning, or from ``from_seq`` where that is enough."""
+
+    def __init__(self, selection: Selection, peer: Callable[[int], PeerSeen | None]) -> None:
+        """*peer* returns the ``node.peer_seen`` event of a seq."""
+        self.selection = selection
+        self.kinship = Kinship()
+        self._peer = peer
+        self._types = re.compile("|".join(fnmatch.translate(glob) for glob in selection.types) or ".*", re.DOTALL)
+
+    @property
+    def first_seq(self) -> int:
+        """The record to begin reading at."""
+        return 1 if self.selection.needs_history else self.selection.from_seq
+
+    def is_over(self, envelope: Envelope) -> bool:
+        """Say whether nothing from *envelope* on can be wanted."""
+        return bool(self.selection.to_seq) and envelope.seq > self.selection.to_seq
+
+    def admits(self, envelope: Envelope) -> bool:
+        """Take the next record in, and say whether it is wanted."""
+        self.kinship.learn(envelope)
+        wanted = self.selection
+        if envelope.seq < wanted.from_seq or self.is_over(envelope):
+            return False
+        if envelope.wall_ns < wanted.since_ns or (wanted.until_ns and envelope.wall_ns >= wanted.until_ns):
+            return False
+        if wanted.types and self._types.match(envelope.type) is None:
+            return False
+        if wanted.stream and not _is_stream(envelope.stream, wanted.stream):
+            return False
+        if wanted.who_pid is not None and wanted.who_pid != self._pid_of(envelope):
+            return False
+        family = self.kinship.family(envelope.stream)
+        if wanted.pod and not self.kinship.is_pod(family.pod_id, wanted.pod):
+            return False
+        return not wanted.container or self.kinship.is_container(family.container_id, wanted.container)
+
+    def select(self, envelopes: Iterable[Envelope]) -> Iterator[Envelope]:
+        """Yield the records that are wanted, of a log that goes by; stops after the last one that can be."""
+        for envelope in envelopes:
+            if self.is_over(envelope):
+                return
+            if self.admits(envelope):
+                yield envelope
+            if self.selection.to_seq == envelope.seq:
+                return
+
+    def _pid_of(self, envelope: Envelope) -> int | None:
+        if isinstance(envelope.event, PeerSeen):
+            return envelope.event.pid
+        if envelope.context.who == 0:
+            return 0
+        peer = self._peer(envelope.context.who)
+        return None if peer is None else peer.pid
+
+
+def _is_stream(stream: str, wanted: str) -> bool:
+    if any(char in wanted for char in "*?["):
+        return fnmatch.fnmatchcase(stream, wanted)
+    return stream == wanted or stream.startswith(wanted if "/" in wanted else f"{wanted}/")
+
+
+def parse_time(text: str, now_ns: int) -> int:
+    """Return a time in nanoseconds since the Unix epoch.
+
+    Args:
+        text: RFC 3339 ("2026-11-24T09:14:00Z", also without zone: UTC; also a date, or a time of today), "now", or so
+            long before *now_ns*: "90s", "15m", "2h", "3d".
+        now_ns: the wall clock.
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    stripped = text.strip()
+    if stripped == "now":
+        return now_ns
+    if relative := _RELATIVE.fullmatch(stripped):
+        return max(now_ns - int(relative[1]) * _UNITS[relative[2]], 0)
+    if re.fullmatch(r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?Z?", stripped):
+        stripped = f"{datetime.fromtimestamp(now_ns // S, UTC):%Y-%m-%d}T{stripped}"
+    try:
+        at = datetime.fromisoformat(stripped)
+    except ValueError:
+        raise InvalidRequest(
+            f"time {text[:60]!r}: wanted RFC 3339 such as '2026-11-24T09:14:00Z', or '15m', '2h', '3d' ago"
+        ) from None
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    since_epoch = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return max((since_epoch.days * 86_400 + since_epoch.seconds) * S + since_epoch.microseconds * 1000, 0)

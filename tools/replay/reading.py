@@ -1,0 +1,75 @@
+"""The log that a command was told to read, and the records of it that were asked for."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ocid import config
+from ocid.events import codec
+from ocid.events.envelope import Envelope
+from ocid.journal.looking import envelopes, peers
+from ocid.journal.reader import Reader
+from ocid.projections.selection import Selection, Selector, parse_time
+
+
+def log_directory(args: argparse.Namespace) -> Path:
+    """Return ``--log``, or else the log of the configured root.
+
+    Raises:
+        InvalidRequest: the configuration cannot be.
+    """
+    if args.log is not None:
+        return Path(args.log)
+    return config.load(args.config).config.log_dir
+
+
+def selection_of(args: argparse.Namespace) -> Selection:
+    """Return what the command line's filters select.
+
+    Raises:
+        InvalidRequest: a time is none.
+    """
+    now_ns = time.time_ns()
+    return Selection(
+        pod=args.pod,
+        container=args.container,
+        stream=args.stream,
+        types=tuple(args.type),
+        since_ns=parse_time(args.since, now_ns) if args.since else 0,
+        until_ns=parse_time(args.until, now_ns) if args.until else 0,
+        from_seq=args.from_seq,
+        to_seq=args.to_seq,
+        who_pid=args.who,
+    )
+
+
+def selected(reader: Reader, selection: Selection, *, follow: bool = False) -> Iterator[Envelope]:
+    """Return what *selection* admits, in order; with *follow*, for ever.
+
+    Raises:
+        Damaged: a record is not what was written.
+    """
+    if not selection.needs_history and selection.since_ns:
+        earliest = max(selection.from_seq, reader.seq_at(selection.since_ns))
+        selection = msgspec.structs.replace(selection, from_seq=earliest)
+    selector = Selector(selection, peers(reader))
+    return selector.select(envelopes(reader, selector.first_seq, follow=follow))
+
+
+def headers(reader: Reader) -> Iterator[tuple[codec.Header, bytes]]:
+    """Yield every record with its header alone decoded, for a fast look through all of the log.
+
+    Raises:
+        Damaged: a record is not what was written.
+    """
+    seq = 1
+    while chunk := reader.records(seq):
+        for _, record in chunk:
+            codec.check(record)
+            yield codec.header_of(record), record
+        seq = chunk[-1][0] + 1

@@ -1,0 +1,131 @@
+"""A pod's or container's life as a list of lines, each with the record it rests on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from ocid.events import container, pod
+from ocid.events import exec as execution
+from ocid.events.envelope import Envelope
+from ocid.events.node import PeerSeen
+from ocid.tables import short
+
+from .family import Subject
+from .verdict import Finding, of_container, of_pod
+from .words import who, who_in_full, words
+
+Peer = Callable[[int], PeerSeen | None]
+
+# What a pod's story tells of its containers; the rest is in their own stories.
+_MAIN_LINES: Final = (
+    container.Declared, container.PrepareFailed, container.CreateFailed, container.Started, container.StartFailed,
+    container.StopRequested, container.Exited, container.Removed, container.GaveUp,
+    execution.Requested,
+)  # fmt: skip
+_ASKED_FOR: Final = (
+    pod.Declared, pod.StopRequested, pod.RemoveRequested, container.Declared, container.StartRequested,
+    container.StopRequested, container.RemoveRequested, container.LogReopened, execution.Requested,
+)  # fmt: skip
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One thing that happened."""
+
+    seq: int
+    wall_ns: int
+    subject: str  # "" for the story's own; else "container app" or "exec 71aa…"
+    type: str
+    text: str
+    who: str  # who asked for it; "" where nobody did
+    who_seq: int  # of the record that describes who; 0 for the daemon itself
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Why something ended."""
+
+    subject: str  # "pod default/web", "container app b81e…"
+    findings: tuple[Finding, ...]
+
+
+class Story(msgspec.Struct, frozen=True):
+    """Everything that ``explain`` prints."""
+
+    subject: Subject
+    title: str
+    lines: tuple[Line, ...]
+    verdicts: tuple[Verdict, ...]
+    askers: dict[str, str]  # who, in a word → who, in full
+
+
+def tell(subject: Subject, events: Sequence[Envelope], peer: Peer) -> Story:
+    """Tell the story of *subject* from its *events* and those of all that belongs to it, in order."""
+    names = {
+        each.stream: f"container {each.event.name}" for each in events if isinstance(each.event, container.Declared)
+    }
+    lines = [
+        _line(subject, each, names, peer)
+        for each in events
+        if each.stream == subject.stream or subject.kind == "container" or isinstance(each.event, _MAIN_LINES)
+    ]
+    askers = {
+        who(peer(each.context.who), each.context.who): who_in_full(peer(each.context.who), each.context.who)
+        for each in events
+        if isinstance(each.event, _ASKED_FOR) and each.context.who
+    }
+    return Story(
+        subject=subject,
+        title=_title(subject, events),
+        lines=tuple(lines),
+        verdicts=tuple(_verdicts(subject, events, names, peer)),
+        askers=askers,
+    )
+
+
+def _title(subject: Subject, events: Sequence[Envelope]) -> str:
+    declared = next((each.event for each in events if each.stream == subject.stream), None)
+    match declared:
+        case pod.Declared():
+            return f"pod {subject.name}, id {subject.id}, uid {declared.uid}, attempt {declared.attempt}"
+        case container.Declared():
+            return f"container {subject.name}, id {subject.id}, attempt {declared.attempt}, of pod {declared.pod_id}"
+        case _:
+            return f"{subject.kind} {subject.name}, id {subject.id}"
+
+
+def _line(subject: Subject, each: Envelope, names: dict[str, str], peer: Peer) -> Line:
+    label = ""
+    if each.stream != subject.stream:
+        aggregate, _, name = each.stream.partition("/")
+        label = names.get(each.stream, f"{aggregate} {short(name)}")
+    asked = isinstance(each.event, _ASKED_FOR)
+    return Line(
+        seq=each.seq,
+        wall_ns=each.wall_ns,
+        subject=label,
+        type=each.type,
+        text=words(each.event),
+        who=who(peer(each.context.who), each.context.who) if asked else "",
+        who_seq=each.context.who,
+    )
+
+
+def _verdicts(subject: Subject, events: Sequence[Envelope], names: dict[str, str], peer: Peer) -> list[Verdict]:
+    def asker(each: Envelope) -> str:
+        return who(peer(each.context.who), each.context.who)
+
+    verdicts = []
+    if subject.kind == "pod":
+        own = [each for each in events if each.stream == subject.stream]
+        verdicts.append(Verdict(f"pod {subject.name}", tuple(of_pod(own, asker))))
+    for stream, name in names.items():
+        execs = {
+            each.stream
+            for each in events
+            if isinstance(each.event, execution.Requested) and f"container/{each.event.container_id}" == stream
+        }
+        own = [each for each in events if each.stream == stream or each.stream in execs]
+        verdicts.append(Verdict(f"{name} {short(stream.partition('/')[2])}", tuple(of_container(own, asker))))
+    return verdicts

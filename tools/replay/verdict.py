@@ -1,0 +1,149 @@
+"""Why a container or pod ended, from its own events: what is known, what follows, and what nobody can know. Pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from ocid.events import container, pod
+from ocid.events import exec as execution
+from ocid.events.envelope import Envelope
+
+from .words import duration, signal_name
+
+Asker = Callable[[Envelope], str]
+
+_SIGNAL_BASE: Final = 128
+_KILLED: Final = _SIGNAL_BASE + signal.SIGKILL
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One statement and the records that it rests on."""
+
+    text: str
+    seqs: tuple[int, ...]
+
+
+def of_container(events: Sequence[Envelope], asker: Asker) -> list[Finding]:
+    """Say why the container ended, or that it has not.
+
+    Args:
+        events: of the container and of the commands run in it, in order.
+        asker: names who asked for what an envelope holds.
+    """
+    own = [each for each in events if each.stream.startswith("container/")]
+    stop = _last(own, container.StopRequested)
+    for kind, what in (
+        (container.PrepareFailed, "it never ran: it could not be prepared"),
+        (container.CreateFailed, "it never ran: the OCI runtime refused to create it"),
+        (container.StartFailed, "it never ran: its program could not be started"),
+    ):
+        if (failed := _last(own, kind)) is not None:
+            message = getattr(failed.event, "message", "")
+            return [Finding(f"{what}: {message}", (failed.seq,))]
+    exited = _last(own, container.Exited)
+    if exited is None or not isinstance(exited.event, container.Exited):
+        if (gave_up := _last(own, container.GaveUp)) is not None:
+            return [Finding("how it goes on is not known: its actor was given up", (gave_up.seq,))]
+        return [Finding(*_not_ended(own, stop))]
+    findings = [_exit(exited, exited.event, stop, _last(own, container.Started), asker)]
+    if (open_execs := _running_execs(events, exited.seq)) and exited.event.exit_code > _SIGNAL_BASE:
+        findings.append(Finding("commands ran in it when it ended", tuple(open_execs)))
+    return findings
+
+
+def of_pod(events: Sequence[Envelope], asker: Asker) -> list[Finding]:
+    """Say why the pod ended, or that it has not. *events* are the pod's own."""
+    if (failed := _last(events, pod.Failed)) is not None and isinstance(failed.event, pod.Failed):
+        return [Finding(f"it could not be made: {failed.event.step}: {failed.event.message}", (failed.seq,))]
+    findings = []
+    if (lost := _last(events, pod.Lost)) is not None and isinstance(lost.event, pod.Lost):
+        findings.append(Finding(f"it was lost without our doing: {lost.event.reason}", (lost.seq,)))
+    if (gave_up := _last(events, pod.GaveUp)) is not None:
+        findings.append(Finding("its actor crashed too often and was given up", (gave_up.seq,)))
+    stop, removal = _last(events, pod.StopRequested), _last(events, pod.RemoveRequested)
+    if stop is not None:
+        findings.append(Finding(f"{asker(stop)} asked to stop it", (stop.seq,)))
+    if removal is not None:
+        findings.append(Finding(f"{asker(removal)} asked to remove it", (removal.seq,)))
+    if findings:
+        return findings
+    ready = _last(events, pod.Ready)
+    return [Finding("it has not ended" if ready is not None else "it is not ready yet", (events[-1].seq,))]
+
+
+def _not_ended(own: Sequence[Envelope], stop: Envelope | None) -> tuple[str, tuple[int, ...]]:
+    started = _last(own, container.Started)
+    if stop is not None:
+        return "it is being stopped, and its end is not in the log", (stop.seq,)
+    if started is not None:
+        return "it has not ended: its program runs", (started.seq,)
+    return "its program has not been started", (own[-1].seq,) if own else ()
+
+
+def _exit(
+    at: Envelope, exited: container.Exited, stop: Envelope | None, started: Envelope | None, asker: Asker
+) -> Finding:
+    """Say what ended the container, in order of what the evidence can carry."""
+    seqs = (at.seq,) if stop is None else (stop.seq, at.seq)
+    code = exited.exit_code
+    if exited.source == "reboot":
+        return Finding("it ended when the node was rebooted; its exit code is not known", (at.seq,))
+    if exited.source == "unknown":
+        return Finding("it ended while nobody watched; its exit code is not known", seqs)
+    if exited.oom_killed:
+        return Finding(f"the kernel killed it because its memory limit was reached (OOM), exit code {code}", (at.seq,))
+    if started is None:
+        return Finding(f"it was ended before its program ran, exit code {code}{_by(stop, asker)}", seqs)
+    if stop is not None and isinstance(stop.event, container.StopRequested):
+        return Finding(_after_stop(code, at, exited, stop, stop.event, asker), seqs)
+    if _SIGNAL_BASE < code < 255:
+        name = signal_name(code - _SIGNAL_BASE)
+        return Finding(
+            f"{name} ended it, exit code {code}; nobody asked ocid to stop it, and no out-of-memory kill was counted. "
+            "Who sent the signal is not in the log",
+            seqs,
+        )
+    if code == 0:
+        return Finding("its program came to its end, exit code 0", seqs)
+    return Finding(f"its program ended by itself with exit code {code}", seqs)
+
+
+def _after_stop(
+    code: int, at: Envelope, exited: container.Exited, stop: Envelope, asked: container.StopRequested, asker: Asker
+) -> str:
+    took = duration(max(exited.at_ns - stop.wall_ns, 0) // 1_000_000)
+    by = asker(stop)
+    if code == _KILLED and asked.signal != "SIGKILL":
+        if asked.grace_ms == 0:
+            return f"{by} asked to kill it; SIGKILL ended it"
+        if at.boot_id == stop.boot_id and at.boot_ns >= asked.kill_at_boot_ns:
+            return f"{by} asked to stop it; it did not end within {duration(asked.grace_ms)}, and SIGKILL ended it"
+        return f"{by} asked to stop it; SIGKILL ended it before its time was up, from whom is not in the log"
+    if _SIGNAL_BASE < code < 255:
+        return f"{by} asked to stop it; {signal_name(code - _SIGNAL_BASE)} ended it after {took}, exit code {code}"
+    return f"{by} asked to stop it; it ended by itself after {took} with exit code {code}"
+
+
+def _by(stop: Envelope | None, asker: Asker) -> str:
+    return "" if stop is None else f"; {asker(stop)} asked to stop it"
+
+
+def _running_execs(events: Sequence[Envelope], before_seq: int) -> list[int]:
+    """Return the requests of commands that had not ended before the record *before_seq*."""
+    running: dict[str, int] = {}
+    for each in events:
+        if each.seq >= before_seq:
+            break
+        if isinstance(each.event, execution.Requested):
+            running[each.stream] = each.seq
+        elif isinstance(each.event, execution.Finished | execution.Failed | execution.Abandoned):
+            running.pop(each.stream, None)
+    return sorted(running.values())
+
+
+def _last(events: Sequence[Envelope], kind: type) -> Envelope | None:
+    return next((each for each in reversed(events) if isinstance(each.event, kind)), None)

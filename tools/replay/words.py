@@ -1,0 +1,374 @@
+"""What an event says, in plain words: one pure function for each kind, and a plain one for kinds that have none.
+
+The words end up in front of people who did not write ocid and have to rely on them. So they say what the fact says and
+no more: an exit code that nobody knows is called unknown, and a signal whose sender nobody saw has no sender.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from ocid.events import container, image, layer, node, pod
+from ocid.events import exec as execution
+from ocid.events.base import Event, Opaque
+from ocid.events.node import PeerSeen
+from ocid.projections.fields import brief
+from ocid.tables import short, size
+
+_Kind = TypeVar("_Kind", bound=Event)
+_WORDS: dict[type[Event], Callable[[Any], str]] = {}
+_NO_LOGIN: Final = 4294967295
+_SIGNAL_BASE: Final = 128  # exit code of a process that a signal ended: 128 and the signal's number
+
+
+def words(event: Event) -> str:
+    """Return what *event* says."""
+    if isinstance(event, Opaque):
+        return f"(a kind of event that this build does not know) {brief(event)}".rstrip()
+    say = _WORDS.get(type(event))
+    return brief(event) if say is None else say(event)
+
+
+def kinds() -> frozenset[type[Event]]:
+    """Return the kinds of event that have words of their own."""
+    return frozenset(_WORDS)
+
+
+def who(peer: PeerSeen | None, seq: int) -> str:
+    """Return who asked, in a word: "kubelet[812]"; the daemon itself for *seq* 0."""
+    if seq == 0:
+        return "ocid"
+    if peer is None:
+        return f"peer #{seq}"
+    name = peer.exe.rpartition("/")[2] or peer.comm or "process"
+    return f"{name}[{peer.pid}]"
+
+
+def who_in_full(peer: PeerSeen | None, seq: int) -> str:
+    """Return who asked, with all that identifies them."""
+    if seq == 0:
+        return "the daemon itself"
+    if peer is None:
+        return f"an unknown client (record {seq} does not say)"
+    login = "" if peer.login_uid == _NO_LOGIN else f", logged in as uid {peer.login_uid}"
+    return f"{peer.exe or peer.comm or 'a process'} (pid {peer.pid}, uid {peer.uid}{login}) [{seq}]"
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, or its number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def exit_words(exit_code: int) -> str:
+    """Return what an exit code means."""
+    if exit_code > _SIGNAL_BASE and exit_code < 255:
+        return f"exit code {exit_code} ({signal_name(exit_code - _SIGNAL_BASE)})"
+    return f"exit code {exit_code}"
+
+
+def duration(ms: int) -> str:
+    """Write milliseconds: "85 ms", "12.3 s"."""
+    return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def _says(kind: type[_Kind]) -> Callable[[Callable[[_Kind], str]], Callable[[_Kind], str]]:
+    def enter(say: Callable[[_Kind], str]) -> Callable[[_Kind], str]:
+        _WORDS[kind] = say
+        return say
+
+    return enter
+
+
+def _always(kind: type[Event], text: str) -> None:
+    _WORDS[kind] = lambda _: text
+
+
+# --- pods ------------------------------------------------------------------------------------------------------------
+
+
+@_says(pod.Declared)
+def _(event: pod.Declared) -> str:
+    attempt = f", attempt {event.attempt}" if event.attempt else ""
+    leased = f" with {', '.join(event.addresses)}" if event.addresses else ""
+    handler = f", handler {event.handler}" if event.handler else ""
+    return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{handler}"
+
+
+@_says(pod.NetworkAttached)
+def _(event: pod.NetworkAttached) -> str:
+    return f"network attached via {event.via}: {', '.join(event.addresses) or 'no address'}"
+
+
+@_says(pod.PauseStarted)
+def _(event: pod.PauseStarted) -> str:
+    return f"pause process runs as pid {event.pid}"
+
+
+@_says(pod.Failed)
+def _(event: pod.Failed) -> str:
+    return f"making the pod failed at {event.step}: {event.error}: {event.message}"
+
+
+@_says(pod.Lost)
+def _(event: pod.Lost) -> str:
+    return f"lost without our doing: {event.reason}"
+
+
+@_says(pod.EffectFailed)
+def _(event: pod.EffectFailed) -> str:
+    return _failed_step(event.step, event.failures, event.error, event.message)
+
+
+@_says(pod.GaveUp)
+def _(event: pod.GaveUp) -> str:
+    return f"given up after too many crashes, its containers go on: {event.reason}"
+
+
+_always(pod.Prepared, "namespaces pinned, shared memory mounted, files written")
+_always(pod.Ready, "ready for containers")
+_always(pod.StopRequested, "stop asked for")
+_always(pod.ContainersStopped, "no container runs any more")
+_always(pod.NetworkDetached, "network detached, addresses free")
+_always(pod.Stopped, "stopped: namespaces and mounts are gone")
+_always(pod.RemoveRequested, "removal asked for")
+_always(pod.Removed, "removed: nothing is left on the host")
+
+# --- containers ------------------------------------------------------------------------------------------------------
+
+
+@_says(container.Declared)
+def _(event: container.Declared) -> str:
+    attempt = f", attempt {event.attempt}" if event.attempt else ""
+    secrets = f", {event.secrets} secrets withheld from the log" if event.secrets else ""
+    return f"container {event.name} asked for{attempt}, from {event.image_ref}{secrets}"
+
+
+@_says(container.Prepared)
+def _(event: container.Prepared) -> str:
+    return f"root file system mounted, to run as uid {event.uid} gid {event.gid}, spec {short(event.spec)}"
+
+
+@_says(container.PrepareFailed)
+def _(event: container.PrepareFailed) -> str:
+    return f"could not be prepared: {event.error}: {event.message}"
+
+
+@_says(container.Created)
+def _(event: container.Created) -> str:
+    return f"created by the OCI runtime, init is pid {event.pid}"
+
+
+@_says(container.CreateFailed)
+def _(event: container.CreateFailed) -> str:
+    return f"the OCI runtime refused to create it: {event.error}: {event.message}"
+
+
+@_says(container.StartFailed)
+def _(event: container.StartFailed) -> str:
+    return f"its program could not be started: {event.error}: {event.message}"
+
+
+@_says(container.StopRequested)
+def _(event: container.StopRequested) -> str:
+    if event.grace_ms == 0:
+        return "kill asked for, without grace"
+    return f"stop asked for: {event.signal}, then SIGKILL after {duration(event.grace_ms)}"
+
+
+@_says(container.Exited)
+def _(event: container.Exited) -> str:
+    if event.source == "reboot":
+        return "ended when the node was rebooted, exit code unknown"
+    if event.source == "unknown":
+        return "ended while nobody watched, exit code unknown"
+    memory = ", out of memory" if event.oom_killed else ""
+    return f"exited with {exit_words(event.exit_code)}{memory}, as its {event.source} saw"
+
+
+@_says(container.EffectFailed)
+def _(event: container.EffectFailed) -> str:
+    return _failed_step(event.step, event.failures, event.error, event.message)
+
+
+@_says(container.GaveUp)
+def _(event: container.GaveUp) -> str:
+    return f"given up after too many crashes, its processes go on unwatched: {event.reason}"
+
+
+_always(container.StartRequested, "start asked for")
+_always(container.Started, "its program runs")
+_always(container.Released, "runtime state, mounts and cgroup are gone")
+_always(container.RemoveRequested, "removal asked for")
+_always(container.Removed, "removed: nothing but its log is left")
+_always(container.LogReopened, "log file opened anew")
+
+# --- execs -----------------------------------------------------------------------------------------------------------
+
+
+@_says(execution.Requested)
+def _(event: execution.Requested) -> str:
+    limit = f", limit {event.timeout_s} s" if event.timeout_s else ""
+    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}"
+
+
+@_says(execution.Finished)
+def _(event: execution.Finished) -> str:
+    ended = "killed because its time was up" if event.timed_out else f"ended with {exit_words(event.exit_code)}"
+    output = f"{size(event.stdout_bytes)} out, {size(event.stderr_bytes)} err"
+    return f"{ended} after {duration(event.took_ms)}; {output}"
+
+
+@_says(execution.Failed)
+def _(event: execution.Failed) -> str:
+    return f"could not be run: {event.error}: {event.message}"
+
+
+@_says(execution.Abandoned)
+def _(event: execution.Abandoned) -> str:
+    return f"how it ended is not known: {event.reason}"
+
+
+# --- pulls, images, layers -------------------------------------------------------------------------------------------
+
+
+@_says(image.PullRequested)
+def _(event: image.PullRequested) -> str:
+    return f"pull of {event.reference} asked for{', with credentials' if event.with_credentials else ''}"
+
+
+@_says(image.PullResolved)
+def _(event: image.PullResolved) -> str:
+    return (
+        f"image {short(event.image_id)}, manifest {short(event.manifest)} from {event.endpoint}: "
+        f"{event.layers} layers, {size(event.total_bytes)}"
+    )
+
+
+@_says(image.PullCompleted)
+def _(event: image.PullCompleted) -> str:
+    return f"pulled image {short(event.image_id)}"
+
+
+@_says(image.PullFailed)
+def _(event: image.PullFailed) -> str:
+    return f"pull failed: {event.error}: {event.message}"
+
+
+@_says(image.PullAbandoned)
+def _(event: image.PullAbandoned) -> str:
+    return f"pull abandoned: {event.reason}"
+
+
+@_says(image.ImageAdded)
+def _(event: image.ImageAdded) -> str:
+    return f"image {short(event.image_id)} added, {size(event.size_bytes)}, manifest {short(event.manifest)}"
+
+
+@_says(image.ImageNamed)
+def _(event: image.ImageNamed) -> str:
+    return f"{event.name} is image {short(event.image_id)} from now on"
+
+
+@_says(image.ImageRemoved)
+def _(event: image.ImageRemoved) -> str:
+    return f"image {short(event.image_id)} removed with its names"
+
+
+@_says(image.LayersCollected)
+def _(event: image.LayersCollected) -> str:
+    return f"{event.layers} layers that nothing referred to were removed"
+
+
+@_says(layer.Wanted)
+def _(event: layer.Wanted) -> str:
+    return f"layer wanted by pull {short(event.pull_id)}: blob {short(event.blob)}, {size(event.blob_bytes)}"
+
+
+@_says(layer.Ready)
+def _(event: layer.Ready) -> str:
+    return f"verified, unpacked and durable: {size(event.size_bytes)} in {event.inodes} files"
+
+
+@_says(layer.Failed)
+def _(event: layer.Failed) -> str:
+    return f"could not be made: {event.error}: {event.message}"
+
+
+@_says(layer.Lost)
+def _(event: layer.Lost) -> str:
+    return f"gone from the store without our doing: {event.reason}"
+
+
+_always(layer.RemoveRequested, "nothing refers to it any more")
+_always(layer.Removed, "removed")
+
+# --- the node --------------------------------------------------------------------------------------------------------
+
+
+@_says(node.Started)
+def _(event: node.Started) -> str:
+    before = "after a clean stop" if event.after_clean_stop else "after a stop that was not clean"
+    return (
+        f"ocid {event.ocid_version} started as pid {event.pid}, epoch {event.epoch}, {before}"
+        f"{', node rebooted' if event.rebooted else ''}; kernel {event.kernel}, "
+        f"cgroup {event.cgroup_mode} through {event.cgroup_driver}"
+    )
+
+
+@_says(node.Recovered)
+def _(event: node.Recovered) -> str:
+    return (
+        f"log compared with the host in {duration(event.took_ms)}: {event.pods} pods, {event.containers} containers, "
+        f"{event.adopted} found alive, {event.lost} ended unwatched"
+    )
+
+
+@_says(node.Stopped)
+def _(event: node.Stopped) -> str:
+    return f"ocid stopped, containers go on: {event.reason}"
+
+
+@_says(node.PeerSeen)
+def _(event: node.PeerSeen) -> str:
+    login = "" if event.login_uid == _NO_LOGIN else f", logged in as uid {event.login_uid}"
+    return (
+        f"{event.exe or event.comm or 'a process'} connected: pid {event.pid}, uid {event.uid}, gid {event.gid}{login}"
+    )
+
+
+@_says(node.RequestRefused)
+def _(event: node.RequestRefused) -> str:
+    return f"{event.rpc} refused: {event.error}: {event.message}"
+
+
+@_says(node.ActorCrashed)
+def _(event: node.ActorCrashed) -> str:
+    return f"actor of {event.stream} crashed ({event.crashes} times lately): {event.error}"
+
+
+@_says(node.ActorGaveUp)
+def _(event: node.ActorGaveUp) -> str:
+    return f"actor of {event.stream} given up: {event.error}"
+
+
+@_says(node.OrphanFound)
+def _(event: node.OrphanFound) -> str:
+    return f"{event.kind} {event.name} belongs to nothing in the log: {event.action}"
+
+
+@_says(node.LogQuarantined)
+def _(event: node.LogQuarantined) -> str:
+    return (
+        f"the log before this one was damaged and set aside at {event.path}: {event.reason}; "
+        f"its last good record is {event.last_good_seq}"
+    )
+
+
+def _failed_step(step: str, failures: int, error: str, message: str) -> str:
+    again = f" for the {failures}. time" if failures > 1 else ""
+    return f"{step} failed{again}, is tried again: {error}: {message}"
