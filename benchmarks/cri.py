@@ -26,7 +26,8 @@ from kubelet import CONTAINER_RUNNING, DOWN, TOKEN, UP, Kubelet, Pod, sweep_cgro
 OPS = ("memory", "version", "status", "pod", "burst", "exec", "list", "pull", "restart")
 FAILURES = (GRPCError, StreamTerminatedError, ConnectionError, TimeoutError, RuntimeError)
 BUSYBOX = "registry.k8s.io/e2e-test-images/busybox:1.29-4"
-BURST, HELD = 8, 20  # pods at once; pods held while memory is weighed
+BURST = 8  # pods at once
+FEW, HELD = 5, 20  # pods before memory is weighed, and further ones
 
 
 class Results:
@@ -51,19 +52,22 @@ class Results:
 class Benchmark:
     def __init__(self, args: argparse.Namespace, nodes: list[Kubelet], results: Results) -> None:
         self.args, self.nodes, self.results = args, nodes, results
+        self.by_name = {node.name: node for node in nodes}
         self.found: dict[tuple[str, str], bool] = {}
 
     async def run(self) -> None:
         for op in OPS:
             if op in self.args.only:
                 say(op)
-                await getattr(self, op)()
+                await getattr(self, f"op_{op}")()
         if "memory" in self.args.only:
             await self.weigh("memory at rest, at the end")
 
     # --- Taking turns ---
 
-    async def turns(self, op: str, runs: int, step: Callable[[Kubelet, bool], Awaitable[None]]) -> None:
+    async def turns(
+        self, op: str, runs: int, step: Callable[[Kubelet, bool], Awaitable[None]], sweep: bool = True
+    ) -> None:
         """Let every socket take `runs` turns, after warm-up turns that do not count. Who begins changes every turn.
 
         A failed turn is reported and does not end the run; after three of them that socket sits this operation out.
@@ -77,7 +81,8 @@ class Benchmark:
                     await step(node, turn >= 0)
                 except FAILURES as error:
                     self.results.failed(op, node.name, error)
-                    await self.recover(node)
+                    if sweep:
+                        await self.recover(node)
                 await asyncio.sleep(self.args.settle)
 
     async def recover(self, node: Kubelet) -> None:
@@ -124,20 +129,20 @@ class Benchmark:
                 if counts:
                     self.results.add(op, node.name, since(began))
 
-        await self.turns(op, runs, step)
+        await self.turns(op, runs, step, sweep=False)  # the pods are held for more turns
 
     # --- Operations ---
 
-    async def version(self) -> None:
+    async def op_version(self) -> None:
         await self.small("Version", self.args.runs * 10, lambda node, _: node.version())
 
-    async def status(self) -> None:
+    async def op_status(self) -> None:
         await self.small("ContainerStatus", self.args.runs * 10, lambda node, pods: node.status(pods[0]))
 
-    async def exec(self) -> None:
+    async def op_exec(self) -> None:
         await self.small("ExecSync true", self.args.runs, lambda node, pods: node.exec_true(pods[0]))
 
-    async def pod(self) -> None:
+    async def op_pod(self) -> None:
         async def step(node: Kubelet, counts: bool) -> None:
             pod = await node.up()
             await node.ready(pod)
@@ -152,7 +157,7 @@ class Benchmark:
 
         await self.turns("pod", self.args.runs, step)
 
-    async def burst(self) -> None:
+    async def op_burst(self) -> None:
         async def step(node: Kubelet, counts: bool) -> None:
             began = time.perf_counter()
             pods = await asyncio.gather(*(node.up() for _ in range(BURST)))
@@ -167,14 +172,14 @@ class Benchmark:
 
         await self.turns("burst", max(3, self.args.runs // 4), step)
 
-    async def list(self) -> None:
+    async def op_list(self) -> None:
         for count in self.args.many:
             async with self.holding(f"list of {count}", count) as pods:
                 runs = self.args.runs * 5
                 await self.calls(f"ListContainers of {count}", runs, pods, lambda node, _: node.list_containers())
                 await self.calls(f"ListPodSandbox of {count}", runs, pods, lambda node, _: node.list_pods())
 
-    async def pull(self) -> None:
+    async def op_pull(self) -> None:
         for ref in self.args.pull:
             wrote: dict[str, list[tuple[int, int]]] = {}
 
@@ -200,33 +205,34 @@ class Benchmark:
                 if min(blocks) < max(blocks) / 2:
                     say(f"  {name}: one pull wrote only {min(blocks) >> 20} MiB: it may not have begun from nothing")
 
-    async def memory(self) -> None:
+    async def op_memory(self) -> None:
         await self.weigh("memory at rest")
-        before = {name: values[-1] for name, values in self.results.samples.get("memory at rest", {}).items()}
-        async with self.holding("memory", HELD) as pods:
+        async with self.holding("memory", FEW) as few:
             await asyncio.sleep(1)
-            for node in self.nodes:
-                held = pods.get(node.name, [])
-                if held and node.name in before:
-                    ids = {pod.sandbox for pod in held} | {pod.container for pod in held}
-                    more = self.pss(node, ids) - before[node.name]
-                    self.results.add("memory, each further pod", node.name, more / len(held), "MiB")
+            before = {name: self.pss(self.by_name[name], pods) for name, pods in few.items()}
+            async with self.holding("memory", HELD) as more:
+                await asyncio.sleep(1)
+                for name in before.keys() & more.keys():
+                    grown = self.pss(self.by_name[name], few[name] + more[name]) - before[name]
+                    self.results.add("memory, each further pod", name, grown / HELD, "MiB")
 
     async def weigh(self, operation: str) -> None:
         await asyncio.sleep(1)
         for node in self.nodes:
             try:
-                self.results.add(operation, node.name, self.pss(node, set()), "MiB")
+                self.results.add(operation, node.name, self.pss(node, []), "MiB")
             except FAILURES as error:
                 self.results.failed(operation, node.name, error)
 
-    def pss(self, node: Kubelet, ids: set[str]) -> float:
+    def pss(self, node: Kubelet, pods: list[Pod]) -> float:
+        ids = {pod.sandbox for pod in pods} | {pod.container for pod in pods}
         own = memory.own_processes(node.daemon_pid(), node.path, ids, TOKEN)
+        total = memory.pss_mib(own)
         names = ", ".join(f"{n} {name}" for name, n in Counter(process.name for process in own).items())
-        say(f"  {node.name}: {names}: {memory.pss_mib(own):.1f} MiB")
-        return memory.pss_mib(own)
+        say(f"  {node.name}, {len(pods)} pods: {names}: {total:.1f} MiB")
+        return total
 
-    async def restart(self) -> None:
+    async def op_restart(self) -> None:
         count = self.args.many[0]
         async with self.holding("restart", count if self.args.restart_cmd else 0) as pods:
             for node in self.nodes:

@@ -1,4 +1,4 @@
-"""What the journal does on this machine: ``python -m benchmarks.journal [--events N] [--dir DIR] [--fold MODULE:NAME]``.
+"""What the journal does on this machine: ``python -m benchmarks.journal``, see ``--help``.
 
 Prints durable events per second and the time to acknowledge one from 1, 10 and 100 actors, then how fast a log of N
 events is replayed, verified and checked before use. Read the numbers as ratios: the disk decides the first, the CPU the
@@ -31,6 +31,7 @@ from ocid.journal.store import Store
 from ocid.journal.verify import verify
 from ocid.journal.writer import Writer
 
+verify_pages: Callable[..., list[str]] = lmdb.verify.verify
 BOOT = "8d2f6c1e-0b7a-4c55-9a3e-5f10c2d4e6b8"
 CONTEXT = Context(who=3, correlation="0123456789abcdef", cause=17)
 EVENT = container.Created(pid=4711, start_ticks=123456)
@@ -183,8 +184,8 @@ def main() -> None:
             "structure of all pages, without LMDB",
             "events",
             asked.events,
-            lambda: lmdb.verify.verify(str(path / structure.DATA), subdir=False),
-        )  # type: ignore[no-untyped-call]
+            lambda: verify_pages(str(path / structure.DATA), subdir=False),
+        )
         measure("salvage, without LMDB", "events", asked.events, lambda: salvage.salvage(path))
 
 

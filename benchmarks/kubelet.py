@@ -93,7 +93,7 @@ class Kubelet:
             return int(struct.unpack("3i", credentials)[0])
 
     async def greet(self) -> str:
-        version = await self.version()
+        version = await self._first_word()
         try:
             linux = (await self.runtime.RuntimeConfig(api.RuntimeConfigRequest(), timeout=RPC_S)).linux
             self.systemd = linux is not None and linux.cgroup_driver == api.SYSTEMD
@@ -101,6 +101,17 @@ class Kubelet:
             if error.status is not Status.UNIMPLEMENTED:
                 raise
         return f"{version.runtime_name} {version.runtime_version}"
+
+    async def _first_word(self) -> api.VersionResponse:
+        """Version, asked until the daemon has finished starting, as a kubelet asks."""
+        for _ in range(300):
+            try:
+                return await self.version()
+            except GRPCError as error:
+                if error.status is not Status.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(0.1)
+        return await self.version()
 
     # --- Pods ---
 

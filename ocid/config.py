@@ -116,12 +116,6 @@ class Security(Section, frozen=True, kw_only=True):
     redact_values: tuple[str, ...] = ()  # further regular expressions for values that are secrets
 
 
-class Exec(Section, frozen=True, kw_only=True):
-    """[exec] Commands run inside containers."""
-
-    output_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 10, le=16 << 20)] = 16 << 20  # kept of each output stream
-
-
 class Config(Section, frozen=True, kw_only=True):
     """Everything that can be configured."""
 
@@ -137,7 +131,6 @@ class Config(Section, frozen=True, kw_only=True):
     log: Log = Log()
     containers: Containers = Containers()
     security: Security = Security()
-    exec: Exec = Exec()
 
     @property
     def log_dir(self) -> Path:

@@ -31,6 +31,7 @@ from ocid.adapters.hostfiles import HostDirectory
 from ocid.adapters.layers import LayerStore
 from ocid.adapters.network import Networks
 from ocid.adapters.pause import PauseProcesses
+from ocid.adapters.process import Reaper
 from ocid.adapters.registry import HttpRegistry, RegistrySettings
 from ocid.adapters.runc import OciRuntime
 from ocid.adapters.sandbox import PodSandboxes
@@ -116,6 +117,7 @@ async def serve(loaded: Loaded) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, stop)
+            nursery.start_soon(Reaper().serve)
             await _serve_log(loaded, opened, listener, stop)
             nursery.cancel_scope.cancel()
         stopped_at_ns = time.time_ns()

@@ -78,8 +78,8 @@ project = tomllib.load(open("pyproject.toml", "rb"))
 groups = project["dependency-groups"]["dev"] if sys.argv[1] == "test" else []
 print("\n".join(project["project"]["dependencies"] + groups))
 EOF
-    .venv/bin/pip install --quiet --disable-pip-version-check --root-user-action ignore -r .venv/cache/requirements.txt
-    .venv/bin/pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --editable .
+    .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore -r .venv/cache/requirements.txt
+    .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore --no-deps --editable .
     echo "$want" >"$stamp"
     [ -z "${SUDO_UID:-}" ] || chown -R --reference=pyproject.toml .venv
 }

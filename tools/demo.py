@@ -20,6 +20,7 @@ from pathlib import Path
 
 from demo_registry import Registry
 from grpclib.client import Channel
+from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from ocid.cri.stubs import api_grpc
@@ -78,11 +79,24 @@ async def show() -> None:
             title("Starting the daemon")
             await start(registry.address)
         async with Client() as client:
-            version = await client.runtime.Version(api.VersionRequest(version="v1"), timeout=CALL_S)
+            version = await ready(client)
             note(
                 f"{version.runtime_name} {version.runtime_version} serves CRI {version.runtime_api_version} on {SOCKET}"
             )
             await one_pod(client, registry.reference)
+
+
+async def ready(client: "Client") -> api.VersionResponse:
+    """Wait until the daemon has compared its log with the host, which it does before it takes work."""
+    began = time.monotonic()
+    while True:
+        try:
+            await client.runtime.Status(api.StatusRequest(), timeout=CALL_S)
+            return await client.runtime.Version(api.VersionRequest(version="v1"), timeout=CALL_S)
+        except GRPCError as error:
+            if error.status is not Status.UNAVAILABLE or time.monotonic() - began > START_S:
+                raise
+        await asyncio.sleep(0.02)
 
 
 async def one_pod(client: "Client", reference: str) -> None:

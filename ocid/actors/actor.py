@@ -136,6 +136,10 @@ class Actor(Generic[State]):
     async def rebuild(self) -> None:
         """Fold the state anew from the stream, after a crash of the loop."""
         await self._journal.drained()
+        self.replay()
+
+    def replay(self) -> None:
+        """Take the state that the stream's durable events fold to."""
         state, version = self.decider.INITIAL, 0
         for envelope in self._journal.read_stream(self.stream):
             state, version = self.decider.evolve(state, envelope.event), envelope.version

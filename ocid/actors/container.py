@@ -69,7 +69,8 @@ class ContainerEffects:
             case domain.StartEffect():
                 await host.runtime.start(self.order(declared))
                 return Note(domain.NoteStarted(at_ns=host.clock.wall_ns()))
-            case domain.Watch(pid=pid, start_ticks=ticks):
+            case domain.Watch(pid=pid, start_ticks=ticks, failures=failures):
+                await back_off(failures)
                 ended = await host.runtime.wait(self.order(declared), Process(pid=pid, start_ticks=ticks))
                 return _exited(ended)
             case domain.Terminate():
@@ -235,7 +236,7 @@ def _pod_paths(declared: PodDeclared) -> PodPaths:
     return PodPaths(
         shm="/dev/shm" if declared.host_ipc else str(run / "shm"),
         resolv_conf=str(run / "resolv.conf"),
-        hostname=str(run / "hostname"),
+        hostname=str(run / "hostname") if declared.netns else "",
     )
 
 

@@ -40,10 +40,17 @@ class Kind(Generic[State]):
         """Say what runs the effects; set once by the composition, before the first actor."""
         self._perform = perform
 
-    def create(self, name: str, key: object = None) -> Actor[State]:
-        """Start the actor of a new stream, under *key* if one is given."""
-        assert name not in self._actors, f"{self._aggregate}/{name} lives already"
+    def create(self, name: str, key: object = None, *, recurs: bool = False) -> Actor[State]:
+        """Start the actor of a new stream, under *key* if one is given.
+
+        *recurs* tells that the stream may have been over before: names such as a layer's come again.
+        """
+        before = self._actors.get(name)
+        assert before is None or before.over.is_set(), f"{self._aggregate}/{name} lives already"
         actor = self._make(name)
+        if recurs:
+            actor.replay()
+            actor.restore(self._decider.INITIAL, actor.version)
         self._enter(actor, name, key)
         self._supervise(actor, name)
         return actor
@@ -132,7 +139,8 @@ class Kind(Generic[State]):
 
     def _supervise(self, actor: Actor[State], name: str) -> None:
         def forget() -> None:
-            self._actors.pop(name, None)
+            if self._actors.get(name) is actor:
+                del self._actors[name]
             self.release_key(actor)
 
         self._supervisor.start(actor, forget)

@@ -27,6 +27,7 @@ from ocid.ports import Credentials, ImageFacts, Journal, LayerBlob, ResolvedImag
 if TYPE_CHECKING:
     from ocid.actors.core import Core
 
+ENSURE_TRIES_MAX = 10  # times that a layer may come to nothing in another pull's hands
 FACTS_MAX = 256  # images whose manifest and configuration are kept parsed
 
 
@@ -177,17 +178,23 @@ class PullEffects:
             blob_bytes=blob.size_bytes,
             pull_id=pull_id,
         )
-        while True:
+        for _ in range(ENSURE_TRIES_MAX):
             actor = self._core.layers.find(blob.chain_id)
             if actor is None or actor.over.is_set():
-                actor = self._core.layers.create(blob.chain_id)
-            state: Layer = await actor.ask(layer.Want(wanted=wanted))
-            mine = state.wanted is not None and state.wanted.pull_id == pull_id
-            state = await actor.until(lambda one: one.is_ready or one.failed is not None or one.removed)
+                actor = self._core.layers.create(blob.chain_id, recurs=True)
+            try:
+                state: Layer = await actor.ask(layer.Want(wanted=wanted))
+                mine = state.wanted is not None and state.wanted.pull_id == pull_id
+                state = await actor.until(lambda one: one.is_ready or layer.is_over(one))
+            except Unavailable:
+                if actor.unfit is not None:
+                    raise
+                continue  # it ended between two steps of ours: begin a new one
             if state.is_ready:
                 return
             if state.failed is not None and mine:
                 raise revive(state.failed.error, state.failed.message)
+        raise Unavailable(f"layer {blob.chain_id} failed {ENSURE_TRIES_MAX} times in the hands of other pulls")
 
     async def _register(self, session: Session) -> Note:
         resolved = session.resolved

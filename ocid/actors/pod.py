@@ -58,7 +58,8 @@ class PodEffects:
             case domain.StartPause():
                 process = await host.sandboxes.start_pause(sandbox_order(host, declared))
                 return Note(domain.NotePaused(pid=process.pid, start_ticks=process.start_ticks))
-            case domain.WatchPause(pid=pid, start_ticks=ticks):
+            case domain.WatchPause(pid=pid, start_ticks=ticks, failures=failures):
+                await back_off(failures)
                 await host.sandboxes.wait_pause(Process(pid=pid, start_ticks=ticks))
                 return Note(domain.NoteLost(reason=f"the pause process {pid} ended"))
             case domain.StopContainers(failures=failures):
@@ -118,7 +119,7 @@ def sandbox_order(host: Host, declared: Declared) -> SandboxOrder:
         pod_id=declared.pod_id,
         run_dir=declared.run_dir,
         netns=declared.netns,
-        hostname="" if config.host_network else config.hostname or declared.name,
+        hostname="" if config.host_network else config.effective_hostname(declared.pod_id, ""),
         dns=config.dns_config,
         log_directory=config.log_directory,
         cgroup_parent=declared.cgroup_parent,

@@ -53,6 +53,7 @@ class Bridge:
         self._gateways = tuple(ipaddress.ip_interface(ipam.gateway(str(subnet))) for subnet in self._subnets)
         self._nft = nft
         self._table = Table(name, self._subnets, nft)
+        self._written = False  # the table, in this life of the daemon
         self._changing = trio.Lock()  # of what all pods share: bridge, sysctls, table
         self._threads = trio.CapacityLimiter(THREADS_MAX)
 
@@ -104,6 +105,7 @@ class Bridge:
         async with self._changing:
             await self._prepared(install=False)
             await self._table.replace(ports)
+            self._written = True
 
     async def remove_all(self) -> None:
         """Remove the bridge and the nftables table. For tests and uninstalling: pods lose their network."""
@@ -115,8 +117,9 @@ class Bridge:
 
     async def _prepared(self, *, install: bool = True) -> Link:
         bridge, has_table = await self._in_thread(self._repair, f"setting up bridge {self._name}")
-        if install and not has_table:
+        if install and not (has_table and self._written):  # an earlier daemon may have had other subnets
             await self._table.install()
+            self._written = True
         return bridge
 
     def _repair(self) -> tuple[Link, bool]:

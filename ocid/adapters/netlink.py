@@ -1,6 +1,6 @@
 """A small rtnetlink client: just the requests that pod networks need, blocking, in no thread of its own.
 
-pyroute2 could do all of this, but costs 0.2 s of start and 8 MiB of memory for a few kilobytes of requests. Here a
+pyroute2 could do all of this, but costs 0.13 s of start and 10 MiB of memory for a few kilobytes of requests. Here a
 request is a value, many travel in one system call, and the kernel's own words come back with a failure.
 
 A socket belongs to the network namespace of the thread that opened it, for ever. The kernel answers a request before

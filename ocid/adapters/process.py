@@ -195,9 +195,9 @@ class Reaper:
                 self._seen.clear()
                 return reaped
             zombie = Process(pid=first.si_pid, start_ticks=ticks)
-            since = self._seen.get(zombie)
-            if since is None or trio.current_time() - since < self._grace_s:
-                self._seen = {zombie: trio.current_time() if since is None else since}
+            since = self._seen.get(zombie, trio.current_time())
+            if trio.current_time() - since < self._grace_s:
+                self._seen = {zombie: since}
                 return reaped
             reap_child(zombie.pid)
             reaped += 1

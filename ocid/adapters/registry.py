@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import platform
 import re
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import urlencode
 
 import msgspec
 import trio
 
 from ocid.adapters.auth import Authorizer, parse_challenges
-from ocid.adapters.http import Broken, Client, Origin, Response, is_loopback, split
+from ocid.adapters.endpoints import Endpoint, Endpoints, RegistrySettings
+from ocid.adapters.http import Broken, Response
 from ocid.adapters.sinks import FileSink, Sink, file_is
 from ocid.domain import manifest as manifests
 from ocid.domain import reference as references
@@ -37,32 +36,10 @@ RETRIES: Final = 3
 BACK_OFF_S: Final = (0.2, 0.8, 3.2)
 _ERROR_BYTES_MAX: Final = 64 << 10
 _ERROR_TEXT_MAX: Final = 300
-_REMEMBERED_MAX: Final = 256
 _PROGRESS_BYTES: Final = 64 << 10  # less than this between two failures is no progress
-_DOCKER_HUB: Final = "registry-1.docker.io"
 _SECRET_LIKE = re.compile(r"eyJ[A-Za-z0-9_=.-]{20,}")  # a JSON web token
 
 T = TypeVar("T")
-
-
-class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one registry is reached. Configured by its host, as in references: ``docker.io``, ``127.0.0.1:5000``."""
-
-    mirrors: tuple[str, ...] = ()  # URLs, asked in this order before the registry itself
-    plain_http: bool = False
-    insecure_tls: bool = False  # takes any certificate
-    ca_file: str = ""  # PEM; instead of the system's certificates
-    client_cert: str = ""  # PEM, with its key in client_key or in the same file
-    client_key: str = ""
-
-
-class _Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One place to ask: a mirror or the origin."""
-
-    origin: Origin
-    base: str  # path before /v2
-    mirror: bool
-    query: str  # tells a mirror of many registries which one is meant
 
 
 class _Again(Exception):
@@ -88,15 +65,12 @@ class HttpRegistry:
             host: the platform to choose images for; by default the one of this machine.
             stall_s: a connection on which nothing happens for so long is cut.
         """
-        self._settings = dict(settings or {})
         self._host = host or manifests.host_platform(platform.machine())
         self._slots = trio.CapacityLimiter(parallel)
         self._retries = retries
-        self._contexts: dict[str, ssl.SSLContext] = {}
-        self._client = Client(self._tls, stall_s=stall_s)
+        self._endpoints = Endpoints(settings or {}, stall_s)
+        self._client = self._endpoints.client
         self._authorizer = Authorizer(self._client)
-        self._unencrypted: set[str] = set()  # loopback registries that turned out to speak plain HTTP
-        self._answered: dict[str, _Endpoint] = {}  # by repository
 
     async def close(self) -> None:
         """Close the connections that are kept."""
@@ -115,12 +89,12 @@ class HttpRegistry:
         """
         name = references.parse(reference)
 
-        async def at(endpoint: _Endpoint) -> ResolvedImage:
+        async def at(endpoint: Endpoint) -> ResolvedImage:
             return await self._resolve_at(endpoint, name, credentials)
 
         return await self._anywhere(name, at)
 
-    async def _resolve_at(self, endpoint: _Endpoint, name: Reference, credentials: Credentials | None) -> ResolvedImage:
+    async def _resolve_at(self, endpoint: Endpoint, name: Reference, credentials: Credentials | None) -> ResolvedImage:
         raw, document = await self._manifest(endpoint, name, name.target, name.digest, None, credentials)
         index = index_digest = None
         if isinstance(document, Index):
@@ -154,7 +128,7 @@ class HttpRegistry:
 
     async def _manifest(
         self,
-        endpoint: _Endpoint,
+        endpoint: Endpoint,
         name: Reference,
         target: str,
         pinned: Digest | None,
@@ -184,7 +158,7 @@ class HttpRegistry:
         return raw, manifests.parse(raw, content_type.partition(";")[0].strip())
 
     async def _config(
-        self, endpoint: _Endpoint, name: Reference, document: Manifest, credentials: Credentials | None
+        self, endpoint: Endpoint, name: Reference, document: Manifest, credentials: Credentials | None
     ) -> bytes:
         wanted = document.config
         if wanted.size_bytes > manifests.MANIFEST_BYTES_MAX:
@@ -219,7 +193,7 @@ class HttpRegistry:
                 return
             partial = into.with_name(f"{into.name}.{blob.chain_id.removeprefix('sha256:')[:16]}.part")
 
-            async def at(endpoint: _Endpoint) -> None:
+            async def at(endpoint: Endpoint) -> None:
                 with FileSink(partial) as sink:
                     await self._download(endpoint, name, blob.blob, blob.size_bytes, sink, credentials, progress)
                     await trio.to_thread.run_sync(sink.publish, into)
@@ -228,7 +202,7 @@ class HttpRegistry:
 
     async def _download(
         self,
-        endpoint: _Endpoint,
+        endpoint: Endpoint,
         name: Reference,
         wanted: Digest,
         size_bytes: int,
@@ -264,18 +238,16 @@ class HttpRegistry:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    async def _anywhere(self, name: Reference, at: Callable[[_Endpoint], Awaitable[T]]) -> T:
+    async def _anywhere(self, name: Reference, at: Callable[[Endpoint], Awaitable[T]]) -> T:
         """Do *at* at the mirrors and the origin in turn, until one succeeds."""
-        troubles: dict[_Endpoint, OcidError] = {}
-        for endpoint in await self._endpoints(name):
+        troubles: dict[Endpoint, OcidError] = {}
+        for endpoint in await self._endpoints.of(name):
             try:
                 result = await at(endpoint)
             except OcidError as error:
                 troubles[endpoint] = error
                 continue
-            if len(self._answered) >= _REMEMBERED_MAX:
-                self._answered.clear()
-            self._answered[name.repository] = endpoint
+            self._endpoints.note_answer(name, endpoint)
             return result
         origin = next(error for endpoint, error in troubles.items() if not endpoint.mirror)
         mirrors = [error.message for endpoint, error in troubles.items() if endpoint.mirror]
@@ -283,47 +255,8 @@ class HttpRegistry:
             raise Unavailable("; ".join([origin.message, *mirrors])) from origin
         raise origin
 
-    async def _endpoints(self, name: Reference) -> list[_Endpoint]:
-        """Return where to ask: whoever answered last for this repository, then mirrors, then the origin."""
-        settings = self._settings_of(name.domain)
-        found: list[_Endpoint] = []
-        for url in settings.mirrors:
-            origin, base = split(url if "://" in url else f"https://{url}")
-            query = urlencode({"ns": name.domain})
-            found.append(_Endpoint(origin=origin, base=base.rstrip("/"), mirror=True, query=f"?{query}"))
-        host = _DOCKER_HUB if name.domain == references.DEFAULT_DOMAIN else name.domain
-        origin = await self._origin(host, settings)
-        found.append(_Endpoint(origin=origin, base="", mirror=False, query=""))
-        last = self._answered.get(name.repository)
-        return sorted(found, key=lambda endpoint: endpoint != last)
-
-    async def _origin(self, host: str, settings: RegistrySettings) -> Origin:
-        secure, _ = split(f"https://{host}")
-        plain, _ = split(f"http://{host}")
-        if settings.plain_http:
-            return plain
-        if not is_loopback(secure.host) or settings.ca_file or settings.insecure_tls:
-            return secure
-        if host not in self._unencrypted:
-            try:
-                if await self._client.speaks_tls(secure):
-                    return secure
-            except Broken:
-                return secure  # nobody listens now; whoever asks next finds out
-            self._unencrypted.add(host)
-        return plain
-
-    def _settings_of(self, host: str) -> RegistrySettings:
-        return self._settings.get(host) or self._settings.get("*") or RegistrySettings()
-
-    def _tls(self, origin: Origin) -> ssl.SSLContext:
-        host = references.DEFAULT_DOMAIN if origin.host == _DOCKER_HUB else origin.authority
-        if host not in self._contexts:
-            self._contexts[host] = _context(self._settings_of(host), host)
-        return self._contexts[host]
-
     async def _tried(
-        self, endpoint: _Endpoint, attempt: Callable[[], Awaitable[T]], position: Callable[[], int] = lambda: 0
+        self, endpoint: Endpoint, attempt: Callable[[], Awaitable[T]], position: Callable[[], int] = lambda: 0
     ) -> T:
         """Make an attempt again while it breaks in transit; a mirror that gives nothing at all gets only one."""
         failures = 0
@@ -342,7 +275,7 @@ class HttpRegistry:
     @asynccontextmanager
     async def _open(
         self,
-        endpoint: _Endpoint,
+        endpoint: Endpoint,
         name: Reference,
         path: str,
         headers: Mapping[str, str],
@@ -423,20 +356,7 @@ def _continues(response: Response, at: int) -> bool:
     return response.status == 206 and response.header("content-range").startswith(f"bytes {at}-")
 
 
-def _lied(endpoint: _Endpoint, what: str, size_bytes: int, wanted: int) -> EffectFailed:
+def _lied(endpoint: Endpoint, what: str, size_bytes: int, wanted: int) -> EffectFailed:
     return EffectFailed(
         f"{endpoint.origin} sends {size_bytes} bytes or more as {what}, its manifest says {wanted}: refused"
     )
-
-
-def _context(settings: RegistrySettings, host: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
-        if settings.client_cert:
-            context.load_cert_chain(settings.client_cert, settings.client_key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise EffectFailed(f"certificates configured for registry {host}: {error}") from error
-    if settings.insecure_tls:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

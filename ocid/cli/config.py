@@ -11,7 +11,7 @@ from ocid import tables
 from ocid.cli.client import Deps
 from ocid.config import Loaded
 
-COLUMNS = ("KEY", "VALUE", "FROM")
+COLUMNS = ("KEY", "FROM", "VALUE")
 
 
 def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
     if args.output == "json":
         tables.json({"config": loaded.config, "sources": loaded.sources, "files": loaded.files})
     else:
-        tables.show(COLUMNS, [(key, value_text(value), source) for key, value, source in loaded.values()])
+        tables.show(COLUMNS, [(key, source, value_text(value)) for key, value, source in loaded.values()])
     return 0
 
 

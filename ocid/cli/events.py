@@ -15,10 +15,12 @@ from ocid.config import Loaded
 from ocid.events.envelope import Envelope
 from ocid.journal.looking import envelopes, peers
 from ocid.journal.reader import Reader
-from ocid.projections.fields import brief, plain
+from ocid.projections.fields import plain
 from ocid.projections.selection import Selection, Selector, parse_time
+from ocid.projections.text import short, time_text
+from ocid.projections.words import words
 
-COLUMNS = ("SEQ", "TIME", "STREAM", "EVENT", "DETAIL")
+COLUMNS = (("SEQ", 7), ("TIME", 24), ("STREAM", 22), ("EVENT", 26), ("DETAIL", 0))
 
 
 def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
@@ -34,13 +36,9 @@ def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
     with reading(loaded) as reader:
         found = selected(reader, selection, follow=args.follow)
         if args.output == "json":
-            for envelope in found:
-                tables.json_line(plain(envelope))
-        elif args.follow:
-            for envelope in found:
-                tables.line("  ".join(row(envelope)))
+            tables.json_lines(map(plain, found), at_once=args.follow)
         else:
-            tables.show(COLUMNS, (row(envelope) for envelope in found))
+            tables.stream(COLUMNS, map(row, found), at_once=args.follow)
     return 0
 
 
@@ -55,5 +53,5 @@ def selected(reader: Reader, selection: Selection, *, follow: bool) -> Iterator[
 def row(envelope: Envelope) -> tuple[str, ...]:
     """Return an event's row. Pure."""
     aggregate, _, name = envelope.stream.partition("/")
-    at = tables.time_text(envelope.wall_ns)
-    return str(envelope.seq), at, f"{aggregate}/{tables.short(name)}", envelope.type, brief(envelope.event)
+    at = time_text(envelope.wall_ns)
+    return str(envelope.seq), at, f"{aggregate}/{short(name)}", envelope.type, words(envelope.event)

@@ -11,6 +11,7 @@ from ocid.cli.log import current_view, reading
 from ocid.config import Loaded
 from ocid.projections import summary
 from ocid.projections.summary import ImageLine
+from ocid.projections.text import short, size
 
 COLUMNS = ("IMAGE ID", "SIZE", "NAME")
 
@@ -31,4 +32,4 @@ def rows(images: list[ImageLine]) -> Iterator[tuple[str, ...]]:
     """Yield the table's rows. Pure."""
     for image in images:
         for name in image.names or ("<no name>",):
-            yield tables.short(image.id), tables.size(image.size_bytes), name
+            yield short(image.id), size(image.size_bytes), name

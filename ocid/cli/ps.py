@@ -14,6 +14,7 @@ from ocid.cli.log import current_view, reading
 from ocid.config import Loaded
 from ocid.projections import summary
 from ocid.projections.summary import ContainerLine, PodLine
+from ocid.projections.text import age, short
 
 COLUMNS = ("ID", "NAME", "STATE", "AGE", "DETAIL")
 
@@ -48,7 +49,7 @@ def rows(pods: list[PodLine], strays: list[ContainerLine], now_ns: int) -> Itera
     for pod in pods:
         detail = pod.reason or ", ".join(pod.addresses) or f"{pod.network} network"
         name = f"{pod.namespace}/{pod.name}" + (f" #{pod.attempt}" if pod.attempt else "")
-        yield tables.short(pod.id), name, pod.state, tables.age(pod.created_at_ns, now_ns), detail
+        yield short(pod.id), name, pod.state, age(pod.created_at_ns, now_ns), detail
         for container in pod.containers:
             yield _container_row("  └ ", container, now_ns)
     for container in strays:
@@ -60,4 +61,4 @@ def _container_row(indent: str, line: ContainerLine, now_ns: int) -> tuple[str, 
     name = indent + line.name + (f" #{line.attempt}" if line.attempt else "")
     detail = f"{line.image}, {line.reason}" if line.reason not in ("", "Completed", "Error") else line.image
     since_ns = line.finished_at_ns or line.started_at_ns or line.created_at_ns
-    return tables.short(line.id), name, state, tables.age(since_ns, now_ns), detail
+    return short(line.id), name, state, age(since_ns, now_ns), detail

@@ -22,6 +22,7 @@ from ocid.events.codec import Damaged
 from ocid.journal.looking import envelopes
 from ocid.journal.reader import Reader
 from ocid.ports import Credentials
+from ocid.projections.text import clean
 
 TICK_S: Final = 0.2  # between two looks at the log and at the progress
 PROGRESS_S_MAX: Final = 2.0  # what a slow answer to the question for progress may take
@@ -52,8 +53,11 @@ async def _pull(name: str, credentials: Credentials | None, loaded: Loaded, deps
     async with AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(deps.connect(loaded))
-        except OSError as error:
-            raise _unreachable(socket, error) from error
+        except (OSError, ExceptionGroup) as error:  # the loop that the connection lives in wraps what is raised in it
+            cause = _leaf(error)
+            if isinstance(cause, OSError):
+                raise _unreachable(socket, cause) from cause
+            raise
         nursery = await stack.enter_async_context(trio.open_nursery())
         if not silent:
             nursery.start_soon(_draw, name, loaded, client)
@@ -95,7 +99,7 @@ async def _draw(name: str, loaded: Loaded, client: Client) -> None:
                 picture.draw(watch)
     except (OcidError, Damaged) as error:
         message = error.message if isinstance(error, OcidError) else str(error)
-        sys.stderr.write(f"ocid: no progress to show: {tables.clean(message)}\n")
+        sys.stderr.write(f"ocid: no progress to show: {clean(message)}\n")
 
 
 def _look(reader: Reader, watch: Watch) -> None:
@@ -131,9 +135,12 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     if unforeseen is not None:
         return unforeseen
     for kind in (KeyboardInterrupt, OcidError, BrokenPipeError):
-        error: BaseException | None = group.subgroup(kind)
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if error is not None:
-            return error
+        if (some := group.subgroup(kind)) is not None:
+            return _leaf(some)
     return group
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from ocid import config, tables
+from ocid import config
 from ocid.cli import config as config_command
 from ocid.cli import events, images, ps, pull, serve
 from ocid.cli.client import Deps
@@ -16,6 +16,7 @@ from ocid.cli.main_parser import build_parser
 from ocid.config import Loaded
 from ocid.errors import OcidError
 from ocid.events.codec import Damaged
+from ocid.projections.text import clean
 
 FAILED: Final = 1
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
@@ -57,5 +58,5 @@ def main(deps: Deps, argv: Sequence[str] | None = None) -> int:
 
 def _fail(message: str) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"ocid: {tables.clean(message)}\n")
+    sys.stderr.write(f"ocid: {clean(message)}\n")
     return FAILED

@@ -9,10 +9,10 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from ocid import tables
 from ocid.cli.client import LayerProgress
 from ocid.events import image, layer
 from ocid.events.envelope import Envelope
+from ocid.projections.text import short, size
 
 
 class LayerView(msgspec.Struct, kw_only=True):
@@ -112,7 +112,7 @@ class Lines:
             self._say(f"{watch.reference}: {watch.layers_wanted} layers from {watch.endpoint}")
         for view in watch.layers.values():
             if view.state in ("ready", "failed", "unpacking"):
-                self._say(f"{tables.short(view.blob)}: {view.state}, {tables.size(view.total_bytes)}")
+                self._say(f"{short(view.blob)}: {view.state}, {size(view.total_bytes)}")
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -146,6 +146,6 @@ class Bars:
         for chain_id, view in watch.layers.items():
             if chain_id not in self._tasks:
                 self._tasks[chain_id] = self._bars.add_task(
-                    tables.short(view.blob), total=view.total_bytes or None, state=view.state
+                    short(view.blob), total=view.total_bytes or None, state=view.state
                 )
             self._bars.update(self._tasks[chain_id], completed=view.done_bytes, state=view.state)

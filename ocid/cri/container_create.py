@@ -16,7 +16,7 @@ from ocid.domain.pod import Pod
 from ocid.domain.redaction import redact
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path
 from ocid.domain.spec.signals import signal_name, stop_signal
-from ocid.errors import WrongState, revive
+from ocid.errors import Unsupported, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.ids import ContainerId, digest_of
@@ -42,6 +42,7 @@ async def create_container(
     if not pod.is_ready:
         raise WrongState("pod", pod.declared.pod_id, wants="ready", is_now=pod.phase)
     config = translate.container_config(request.config)
+    _refuse_unsupported(config)
     key = ContainerKey(pod.declared.pod_id, config.metadata.name, config.metadata.attempt)
     containers = facade.core.containers
     actor = containers.joined(key)
@@ -96,3 +97,16 @@ def _log_path(directory: str, path: str) -> str:
     """Join the pod's directory and the container's relative path; "" when either is missing."""
     return str(PurePosixPath(directory) / path) if directory and path else ""
 
+
+
+def _refuse_unsupported(config: ContainerConfig) -> None:
+    """Refuse what would otherwise be left out silently.
+
+    Raises:
+        Unsupported: the request asks for image volumes or CDI devices.
+    """
+    for mount in config.mounts:
+        if mount.image is not None:
+            raise Unsupported(f"mount at {mount.container_path!r}: image volumes are not supported by this build")
+    if config.cdi_devices:
+        raise Unsupported(f"CDI device {config.cdi_devices[0]!r}: CDI is not supported by this build")

@@ -9,7 +9,7 @@ from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.configs import NamespaceMode, PodConfig
 from ocid.domain.pod import Run
-from ocid.errors import revive
+from ocid.errors import Unsupported, revive
 from ocid.events.envelope import Context
 from ocid.events.pod import Declared
 from ocid.ids import PodId, digest_of
@@ -29,6 +29,8 @@ async def run_pod_sandbox(
     validate.run_pod_sandbox(request)
     config = translate.pod_config(request.config)
     facade.handler(request.runtime_handler)
+    if config.linux.security_context.namespace_options.user_namespace is not None:
+        raise Unsupported("user namespaces are not supported by this build; run the pod without hostUsers: false")
     meta = config.metadata
     key = PodKey(meta.namespace, meta.name, meta.uid, meta.attempt)
     pods = facade.core.pods

@@ -189,6 +189,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     start_ticks: int
+    failures: int
 
 
 class Terminate(msgspec.Struct, frozen=True, kw_only=True):
@@ -374,7 +375,7 @@ def plan(state: Container) -> Effect | None:
         )
     if state.start_wanted and not state.started_at_ns:
         return StartEffect()
-    return Watch(pid=pid, start_ticks=start_ticks)
+    return Watch(pid=pid, start_ticks=start_ticks, failures=state.failures)
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

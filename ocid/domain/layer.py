@@ -117,7 +117,7 @@ def decide(state: Layer, command: Command) -> tuple[LayerEvent, ...]:
     """
     match command:
         case Want(wanted=wanted):
-            again = state.failed is not None or state.lost
+            again = state.failed is not None or state.lost or state.removed
             return (wanted,) if state.wanted is None or again else ()
         case _ if state.wanted is None:
             raise WrongState("layer", "", wants="wanted", is_now=state.phase)

@@ -164,6 +164,7 @@ class WatchPause(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     start_ticks: int
+    failures: int
 
 
 class StopContainers(msgspec.Struct, frozen=True, kw_only=True):
@@ -332,7 +333,7 @@ def plan(state: Pod) -> Effect | None:
     if declared.shared_pid:
         if state.pause is None:
             return StartPause()
-        return WatchPause(pid=state.pause.pid, start_ticks=state.pause.start_ticks)
+        return WatchPause(pid=state.pause.pid, start_ticks=state.pause.start_ticks, failures=state.failures)
     return None
 
 

@@ -27,7 +27,7 @@ _DOMAIN = re.compile(
 )
 _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_BARE_ID = re.compile(r"[0-9a-f]{64}")
+_BARE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,8 +69,8 @@ def parse(text: str) -> Reference:
     if tag is not None and _TAG.fullmatch(tag) is None:
         raise _refusal(text, f"tag {tag!r} wants 1 to 128 letters, digits, '_', '.' or '-', not '.' or '-' first")
     domain, path = _split_domain(name)
-    if _BARE_ID.fullmatch(name) is not None:
-        raise _refusal(text, "64 hex digits are an image id, not a name; write sha256: before them to mean the image")
+    if _BARE_ID.fullmatch(text) is not None:
+        raise _refusal(text, "this is an image id, which cannot be pulled; give a name")
     _check_name(text, domain, path)
     if tag is None and pinned is None:
         tag = DEFAULT_TAG

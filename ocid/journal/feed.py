@@ -15,7 +15,7 @@ import trio
 
 from ocid.events.envelope import Envelope
 
-RING: Final = 4096  # envelopes kept in memory
+RING: Final = 1024  # envelopes kept in memory, about a kilobyte each
 CHUNK: Final = 512  # envelopes taken from the store at once
 
 ReadChunk = Callable[[int, int], Awaitable[list[Envelope]]]

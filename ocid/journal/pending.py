@@ -89,12 +89,12 @@ def prepare(
         Exhausted: an event or a document is too large all the same.
     """
     assert 0 < len(events) <= EVENTS_MAX, f"{len(events)} events in one append to {stream!r}"
+    texts = sum(len(text.encode()) for text in (stream, context.correlation, context.command_id))
     assert 0 < len(stream.encode()) <= STREAM_BYTES_MAX, f"stream id {stream!r} is empty or too long"
     assert "\0" not in stream, f"stream id {stream!r} has a zero byte"
     for document in documents:
         if len(document) > DOCUMENT_BYTES_MAX:
             raise Exhausted(f"a document for {stream!r} has {len(document)} bytes; the limit is {DOCUMENT_BYTES_MAX}")
-    texts = len(stream) + len(context.correlation) + len(context.command_id)
     fitted = []
     payloads = []
     for event in events:

@@ -245,6 +245,9 @@ class Reader:
             except lmdb.MapResizedError:  # the daemon's map has grown; only a reader beside it can meet this
                 self._env.set_mapsize(0)
                 txn = self._env.begin()
+            except lmdb.ReadersFullError as error:
+                where = str(self.directory)
+                raise Unavailable(f"the log in {where!r} has {READERS_MAX} readers already: end some") from error
             with txn:
                 yield txn
 
@@ -290,8 +293,6 @@ def open_environment(directory: Path, readonly: bool, map_bytes: int) -> lmdb.En
     while True:
         try:
             return lmdb.open(str(directory), map_size=map_bytes, readonly=readonly, create=not readonly, **options)
-        except lmdb.ReadersFullError as error:
-            raise Unavailable(f"the log in {str(directory)!r} has {READERS_MAX} readers already") from error
         except lmdb.MemoryError:
             if map_bytes <= MAP_BYTES_MIN:
                 raise

@@ -52,6 +52,7 @@ class Writer:
         self._room = trio.lowlevel.ParkingLot()
         self._idle: trio.lowlevel.Task | None = None  # the writer's task, while it waits for something to do
         self._ended = False
+        self._failed = False
         self._make_runner = runner
         self._runner: Runner | None = None
         self.feed = Feed(self._read_chunk, log.last()[0])
@@ -131,8 +132,8 @@ class Writer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what is appended, until cancelled; a commit under way is finished, applied and acknowledged first.
 
-        A commit that fails ends this with its error, and nobody who waits is answered: the nursery that holds both
-        cancels them. The daemon must end then, for what is durable is unknown.
+        A commit or a projection that fails ends this with its error, and nobody is answered any more, until the nursery
+        that holds this and them cancels them. The daemon must end then, for what is durable is unknown.
         """
         assert self._runner is None, "the journal's writer runs already"
         runner = self._runner = self._make_runner()
@@ -143,17 +144,24 @@ class Writer:
                     await self._wait_for_work()
                 await trio.lowlevel.checkpoint_if_cancelled()
                 await self._commit_batch(runner)
-        finally:
-            self._ended = True
-            runner.close()
+        except trio.Cancelled:
             for ask in self._queue:  # none of these reached the log
                 ask.settle(outcome.Error(Unavailable(_STOPPING)))
+            raise
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            self._ended = True
             self._queue.clear()
             self._room.unpark_all()
+            runner.close()
 
     # --- inside ---
 
     async def _ask(self, pending: Pending | None) -> tuple[Envelope, ...]:
+        if self._failed:
+            await trio.sleep_forever()
         if self._ended:
             raise Unavailable(_STOPPING)
         ask = _Ask(pending)

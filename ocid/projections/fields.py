@@ -8,9 +8,9 @@ import msgspec
 
 from ocid.events.base import Event, Opaque
 from ocid.events.envelope import Envelope
+from ocid.projections.text import short
 
 TEXT_CHARS_MAX: Final = 120  # of one field in a line
-_SHORT_ID: Final = 12
 
 
 def plain(envelope: Envelope) -> dict[str, Any]:
@@ -62,18 +62,10 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ",".join(_text(item) for item in value)
-    text = str(value)
-    if is_id(text):
-        return text.removeprefix("sha256:")[:_SHORT_ID]
+    text = short(str(value))
     if len(text) > TEXT_CHARS_MAX:
         text = text[: TEXT_CHARS_MAX - 1] + "…"
     return repr(text) if " " in text else text
-
-
-def is_id(text: str) -> bool:
-    """Say whether *text* is an id or a digest, whose beginning is enough for people."""
-    digits = text.removeprefix("sha256:")
-    return len(digits) in (32, 64) and all(char in "0123456789abcdef" for char in digits)
 
 
 def _json_ready(value: Any) -> Any:

@@ -7,6 +7,7 @@ import msgspec
 from ocid.domain.catalog import INITIAL, Catalog
 from ocid.domain.container import START_ERROR_CODE, Container
 from ocid.domain.pod import Pod
+from ocid.ids import ImageId
 from ocid.projections.view import View
 
 
@@ -159,7 +160,7 @@ def _catalog(view: View) -> Catalog:
 
 def _image_name(view: View, image_id: str) -> str:
     """Return the image's first name, one with a tag if it has any; "" when it has none or is not there."""
-    image = next((image for name, image in _catalog(view).images.items() if name == image_id), None)
+    image = _catalog(view).images.get(ImageId(image_id))
     names = () if image is None else sorted(image.names, key=lambda name: ("@" in name, name))
     return next(iter(names), "")
 

@@ -16,7 +16,7 @@ from ocid.events.envelope import Context, Envelope
 from ocid.ids import StreamId
 
 BOOT_ID = "8d2f6c1e-0b7a-4c55-9a3e-5f10c2d4e6b8"
-_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _INT = st.integers(-(2**63), 2**64 - 1)
 
 

@@ -29,7 +29,7 @@ KINDS = sorted(name for name in REGISTRY if not name.startswith("test."))
 assert codec.MODULES, "the codec imports every module of events, so the registry is full"
 
 
-def describe(kind: type[Event]) -> str:
+def describe(kind: type[msgspec.Struct]) -> str:
     """Write down what decoding depends on: names, types and defaults of fields, in their order."""
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)

@@ -1,7 +1,7 @@
 """State machines as tables: one row for each phase, one column for each command, every cell decided by a person.
 
-A cell is ``.`` (nothing new), ``!`` (refused with ``WrongState``), or one letter for each event that comes of it. A cell
-that is not there is a ``KeyError``: nobody decided it.
+A cell is ``.`` (nothing new), ``!`` (refused with ``WrongState``), or one letter for each event that comes of it.
+A cell that is not there is a ``KeyError``: nobody decided it.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Node:
             "namespace": "tests",
             "uid": f"uid-{name}",
             "network": "bridge",
-            "interface": f"ot{pod_id[:11]}",
+            "interface": f"nettest{pod_id[:8]}",
             "addresses": addresses,
             "hostname": name,
             "port_mappings": (),
@@ -129,7 +129,7 @@ def traces() -> set[str]:
     """Return what of these tests is seen on the machine itself: links and nftables tables with their names."""
     links = {line.split(": ")[1].partition("@")[0] for line in sh("ip -o link show").splitlines()}
     tables = {line.split()[-1] for line in sh("nft list tables").splitlines()}
-    return {name for name in links | tables if name.startswith(("ocidt", "ocidc", "ocid_ocidt", "ot", "uplink0"))}
+    return {name for name in links | tables if name.startswith(("ocidt0", "ocidt1", "ocidc0", "ocid_ocidt", "nettest", "uplink0"))}
 
 
 def sh(command: str) -> str:

@@ -410,6 +410,17 @@ async def test_host_ports_survive_the_daemon_and_a_flushed_ruleset(node: Node):
         assert node.reaches(node.outside, NODE_ADDRESSES[0], server, 8080)
 
 
+@in_node
+async def test_a_daemon_with_other_subnets_writes_its_own_rules(node: Node):
+    await Bridge("ocidt0", SUBNETS).prepare()
+
+    await Bridge("ocidt0", ("10.223.0.0/16",)).prepare()
+
+    rules = sh("nft list table inet ocid_ocidt0")
+    assert "10.223.0.0/16" in rules
+    assert "10.222.0.0/16" not in rules
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
@@ -442,8 +453,6 @@ async def test_a_refusal_names_the_request_and_the_kernels_reason(node: Node):
         assert socket_.link_at(9999) is None
         with pytest.raises(netlink.Refused, match="setting up interface nowhere: No such device"):
             socket_.run(netlink.set_link("lo", up=True), netlink.set_link("nowhere", up=True))
-        with pytest.raises(
-            netlink.Refused, match=r"adding default route via 9\.9\.9\.9: .*: "
-        ):  # and the kernel's words
+        with pytest.raises(netlink.Refused, match=r"adding default route via 9\.9\.9\.9: .*: "):
             socket_.run(netlink.add_default_route(1, ipaddress.ip_address("9.9.9.9")))
         assert socket_.link("lo") is not None

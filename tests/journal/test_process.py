@@ -57,10 +57,10 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
         assert report.fault is None
         assert report.records >= len(acknowledged) >= 4500
         found = {}
-        seq = 1
-        while chunk := opened.store.read(seq):
-            found.update({each.seq: (each.stream, each.version) for each in chunk})
-            seq = chunk[-1].seq + 1
+        next_seq = 1
+        while chunk := opened.store.read(next_seq):
+            found.update({each.seq: (str(each.stream), each.version) for each in chunk})
+            next_seq = chunk[-1].seq + 1
         assert {seq: found[seq] for seq in acknowledged} == acknowledged
     finally:
         opened.close()
@@ -107,7 +107,7 @@ def test_a_second_daemon_is_refused_with_the_firsts_pid(tmp_path: Path) -> None:
 
 
 def test_reading_a_log_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="log '.*' not found"):
+    with pytest.raises(NotFound, match=r"log '.*' not found"):
         Reader(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

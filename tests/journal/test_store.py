@@ -59,7 +59,6 @@ def test_the_format_is_that_of_lmdb_0_9(store: Store) -> None:
     raw = (store.directory / "data.mdb").read_bytes()
 
     assert raw[16:24] == (0xBEEFC0DE).to_bytes(4, "little") + (1).to_bytes(4, "little")
-    assert store._env.lib_version()[:2] == (0, 9)
 
 
 def test_records_cite_the_one_before(store: Store) -> None:
@@ -165,7 +164,7 @@ def test_less_address_space_is_taken_where_there_is_less(tmp_path: Path, monkeyp
             raise lmdb.MemoryError(path)
         return really(path, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reader_module.lmdb, "open", stingy)
+    monkeypatch.setattr(lmdb, "open", stingy)
 
     store = Store(tmp_path, boot_id=BOOT, map_bytes=4 << 30)
     put(store, 0)

@@ -11,11 +11,11 @@ from ocid.events import container, pod
 from ocid.events import exec as execution
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
-from ocid.tables import short
+from ocid.projections.text import short
+from ocid.projections.words import who, who_in_full, words
 
 from .family import Subject
 from .verdict import Finding, of_container, of_pod
-from .words import who, who_in_full, words
 
 Peer = Callable[[int], PeerSeen | None]
 
@@ -62,7 +62,7 @@ class Story(msgspec.Struct, frozen=True):
 
 def tell(subject: Subject, events: Sequence[Envelope], peer: Peer) -> Story:
     """Tell the story of *subject* from its *events* and those of all that belongs to it, in order."""
-    names = {
+    names: dict[str, str] = {
         each.stream: f"container {each.event.name}" for each in events if isinstance(each.event, container.Declared)
     }
     lines = [

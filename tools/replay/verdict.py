@@ -11,8 +11,7 @@ import msgspec
 from ocid.events import container, pod
 from ocid.events import exec as execution
 from ocid.events.envelope import Envelope
-
-from .words import duration, signal_name
+from ocid.projections.words import duration, signal_name
 
 Asker = Callable[[Envelope], str]
 

@@ -15,7 +15,7 @@ from ocid.events import exec as execution
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
 from ocid.projections.fields import brief
-from ocid.tables import short, size
+from ocid.projections.text import short, short_reference, size
 
 _Kind = TypeVar("_Kind", bound=Event)
 _WORDS: dict[type[Event], Callable[[Any], str]] = {}
@@ -145,7 +145,7 @@ _always(pod.Removed, "removed: nothing is left on the host")
 def _(event: container.Declared) -> str:
     attempt = f", attempt {event.attempt}" if event.attempt else ""
     secrets = f", {event.secrets} secrets withheld from the log" if event.secrets else ""
-    return f"container {event.name} asked for{attempt}, from {event.image_ref}{secrets}"
+    return f"container {event.name} asked for{attempt}, from {short_reference(event.image_ref)}{secrets}"
 
 
 @_says(container.Prepared)

@@ -1,0 +1,51 @@
+"""``ocid-replay explain``: one pod's or container's story."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from ocid import tables
+from ocid.journal.looking import look, peers
+from ocid.projections.text import time_text
+
+from .exits import OK
+from .family import events_of, find
+from .reading import log_directory
+from .story import Story, tell
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the story of ``args.id``."""
+    with look(log_directory(args)) as reader:
+        subject = find(reader, args.id)
+        story = tell(subject, events_of(reader, subject), peers(reader))
+    if args.output == "json":
+        tables.json(story)
+    else:
+        for line in text(story):
+            tables.line(line)
+    return OK
+
+
+def text(story: Story) -> Iterator[str]:
+    """Yield the story's lines; each statement ends with the records that it rests on, in brackets. Pure."""
+    yield story.title
+    yield ""
+    width = max((len(str(line.seq)) for line in story.lines), default=1)
+    label_width = max((len(line.subject) for line in story.lines), default=0)
+    for line in story.lines:
+        label = f"{line.subject:{label_width}}  " if label_width else ""
+        by = f", by {line.who}" if line.who else ""
+        yield f"[{line.seq:{width}}] {time_text(line.wall_ns)}  {label}{line.text}{by}"
+    yield ""
+    for verdict in story.verdicts:
+        yield f"{verdict.subject}:"
+        for finding in verdict.findings:
+            seqs = " ".join(f"[{seq}]" for seq in finding.seqs)
+            yield f"  {finding.text} {seqs}".rstrip()
+    if story.askers:
+        yield ""
+        yield "who asked:"
+        for name, full in story.askers.items():
+            yield f"  {name}: {full}"
