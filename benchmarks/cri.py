@@ -202,7 +202,7 @@ class Benchmark:
                 blocks, inodes = zip(*sizes, strict=True)
                 mib, files = statistics.median(blocks) / 2**20, statistics.median(inodes)
                 say(f"  {name} wrote {mib:.0f} MiB and {files:.0f} files")
-                if min(blocks) < max(blocks) / 2:
+                if min(blocks) < statistics.median(blocks) / 2:
                     say(f"  {name}: one pull wrote only {min(blocks) >> 20} MiB: it may not have begun from nothing")
 
     async def op_memory(self) -> None:

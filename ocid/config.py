@@ -212,7 +212,8 @@ def _problems(config: Config) -> Iterator[Problem]:
         if getattr(config, name) == "/":
             yield (name,), "wanted a directory of its own, is '/'"
     if config.root == config.run:
-        yield ("run",), f"wanted another directory than root, is '{config.run}' too"
+        at = "run" if config.root == Config().root else "root"
+        yield (at,), f"wanted another directory than {'root' if at == 'run' else 'run'}, which is '{config.run}' too"
     if len(config.socket.encode()) > SOCKET_BYTES_MAX:
         yield ("socket",), f"wanted at most {SOCKET_BYTES_MAX} bytes (unix(7)), has {len(config.socket.encode())}"
     yield from _runtime_problems(config.runtime)
@@ -274,20 +275,25 @@ def _registry_problems(at: Key, name: str, registry: Registry) -> Iterator[Probl
         yield at, "wanted HOST or HOST:PORT, without scheme or path"
     yield from _distinct((*at, "mirrors"), registry.mirrors)
     for mirror in registry.mirrors:
-        try:
-            url = urllib.parse.urlsplit(mirror)
-            good = url.scheme in ("http", "https") and url.hostname and url.port != 0 and mirror.isprintable()
-        except ValueError:
-            good = False
-        if not good or url.query or url.fragment or " " in mirror:
+        if "@" in mirror:
+            yield (*at, "mirrors"), "credentials do not belong here: the kubelet sends them with the pull"
+        elif not _is_url(mirror):
             yield (
                 (*at, "mirrors"),
                 f"wanted URLs such as 'https://mirror.example/path', is {config_files.shown(mirror)}",
             )
-        elif "@" in url.netloc:
-            yield (*at, "mirrors"), "credentials do not belong here: the kubelet sends them with the pull"
     if registry.ca_file:
         yield from _path((*at, "ca_file"), registry.ca_file)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urllib.parse.urlsplit(text)
+        named = bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    plain = text.isprintable() and " " not in text and not url.query and not url.fragment
+    return named and plain and url.scheme in ("http", "https")
 
 
 def _container_problems(config: Config) -> Iterator[Problem]:

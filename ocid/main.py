@@ -25,14 +25,16 @@ from ocid import __version__
 from ocid.actors import recovery
 from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
+from ocid.actors.rebuild import rebuild
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfiles import HostDirectory
 from ocid.adapters.layers import LayerStore
 from ocid.adapters.network import Networks
 from ocid.adapters.pause import PauseProcesses
 from ocid.adapters.process import Reaper
-from ocid.adapters.registry import HttpRegistry, RegistrySettings
+from ocid.adapters.registry import HttpRegistry
 from ocid.adapters.runc import OciRuntime
 from ocid.adapters.sandbox import PodSandboxes
 from ocid.adapters.unpack import Unpacker, UnpackLimits
@@ -45,10 +47,12 @@ from ocid.domain.configs import ProfileType
 from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
 from ocid.domain.spec.inputs import Rlimit, SpecPolicy
 from ocid.errors import OcidError
-from ocid.events import node
+from ocid.events import codec, node
 from ocid.events.envelope import DAEMON
 from ocid.ids import digest_of
+from ocid.journal import salvage
 from ocid.journal.opening import Opened, open_or_quarantine
+from ocid.journal.owner import LastLife
 from ocid.journal.writer import Writer
 from ocid.projections.view import View, schema_hash
 
@@ -136,12 +140,13 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
         await log_nursery.start(writer.run)
         async with trio.open_nursery() as actors:
             core = Core(host, view, actors)
-            facade = Facade(core=core, config_json=msgspec.json.encode(config), warnings=tuple(opened.warnings))
+            facade = Facade(core=core, config_json=msgspec.json.encode(config), warnings=_warnings(opened))
             writer.subscribe(lambda envelope: facade.publish((envelope,)))
             actors.start_soon(core.recorder.run)
             await actors.start(server.serve, facade, listener)
             await _begin_epoch(core, opened, config)
-            await recovery.recover(core, rebooted=opened.rebooted)
+            await _take_over(opened, writer)
+            await recovery.recover(core, rebooted=_rebooted(opened))
             facade.open = True
             opened.settled()
             log.info("serving on %s", config.socket)
@@ -252,9 +257,35 @@ async def _begin_epoch(core: Core, opened: Opened, config: Config) -> None:
         cgroup_driver=core.host.settings.cgroup_driver,
         config=digest_of(document),
         after_clean_stop=opened.after_clean_stop,
-        rebooted=opened.rebooted,
+        rebooted=_rebooted(opened),
     )
     await core.recorder.append(started, DAEMON, (document,))
+
+
+async def _take_over(opened: Opened, writer: Writer) -> None:
+    """After a damaged log was set aside: begin with what lived in its good part."""
+    aside = opened.quarantined
+    if aside is None:
+        return
+    log.error("the log was damaged (%s) and set aside at %s", aside.reason, aside.path)
+    records = await trio.to_thread.run_sync(salvage.records_of, aside.path, aside.last_good_seq)
+    documents = await trio.to_thread.run_sync(salvage.documents_of, aside.path)
+    envelopes = (codec.decode(records[seq]) for seq in sorted(records))
+    kept = await rebuild(writer, envelopes, documents, str(aside.path))
+    log.error("%d streams of the damaged log were taken over, as of its record %d", kept, aside.last_good_seq)
+
+
+def _warnings(opened: Opened) -> tuple[str, ...]:
+    """Return what CRI Status shows of the log's condition."""
+    if opened.quarantined is None:
+        return tuple(opened.warnings)
+    aside = opened.quarantined
+    return (*opened.warnings, f"the event log was damaged ({aside.reason}) and set aside at {aside.path}")
+
+
+def _rebooted(opened: Opened) -> bool:
+    """Say whether the machine has booted since the log, or the damaged one before it, was written."""
+    return opened.rebooted or (opened.quarantined is not None and opened.last_life is LastLife.POWER_LOST)
 
 
 async def _stop_on_signal(stop: trio.Event) -> None:

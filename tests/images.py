@@ -147,7 +147,7 @@ def image(
 ) -> BuiltImage:
     """An image of these tar archives, the base layer first, for this host's platform unless *config* says otherwise."""
     host = manifests.host_platform("x86_64")
-    packed = [packing for packing in packings] or [".gzip" if docker else "+gzip"] * len(archives)
+    packed = list(packings) or [".gzip" if docker else "+gzip"] * len(archives)
     made = [layer(raw, packing, docker=docker) for raw, packing in zip(archives, packed, strict=True)]
     diff_ids = [one.diff_id for one, _ in made]
     document = {"os": host.os, "architecture": host.architecture, "config": {}, **config}

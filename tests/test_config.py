@@ -164,7 +164,7 @@ def test_values_come_in_order_with_their_sources(file: Path) -> None:
             'registries."a.b".mirors: no such key, did you mean registries."a.b".mirrors?',
         ),
         ("[images]\nzzz = 1", "images.zzz: no such key, wanted one of download_parallel, layer_bytes_max"),
-        ('"a\\nb" = 1', "unprintable keys stay on one line"),
+        ('"a\\nb" = 1', '"a?b": no such key'),
         ("root = 3", "root: wanted a string, is 3"),
         ("network = 3", "network: wanted a table, is 3"),
         ("[root]", "root: wanted a string, is a table"),
@@ -182,7 +182,7 @@ def test_values_come_in_order_with_their_sources(file: Path) -> None:
         ('root = "/a/../b"', "root: wanted an absolute path"),
         ('root = "/"', "root: wanted a directory of its own"),
         ('root = "/a\\u0000b"', "root: wanted an absolute path"),
-        ('root = "/run/ocid"', "run: wanted another directory than root"),
+        ('root = "/run/ocid"', "root: wanted another directory than run"),
         (f'socket = "/{"s" * 107}"', "socket: wanted at most 107 bytes (unix(7)), has 108"),
         ('[cgroup]\nparent = "ocid"', "cgroup.parent: wanted an absolute path"),
         ('[runtime]\ndefault = "kata"', "runtime.default: wanted one of the handlers crun"),
@@ -219,13 +219,11 @@ def test_values_come_in_order_with_their_sources(file: Path) -> None:
     ],
 )
 def test_refusals_name_the_file_the_key_what_was_wanted_and_what_is(file: Path, text: str, message: str) -> None:
-    said = refused(file, text)
-    if not message.startswith("unprintable"):
-        assert message in said
+    assert message in refused(file, text)
 
 
 def test_credentials_in_a_mirror_are_not_repeated(file: Path) -> None:
-    assert "secret" not in refused(file, '[registries.a]\nmirrors = ["http://me:secret@m"]')
+    assert "secret" not in refused(file, '[registries.a]\nmirrors = ["ftp://me:secret@m"]')
 
 
 def test_the_command_line_is_named_when_it_is_at_fault(file: Path) -> None:
@@ -282,8 +280,11 @@ def test_any_trees_give_a_configuration_or_one_refusal(trees: list[dict[str, Any
         for number, values in enumerate(trees):
             tree.add(values, f"file {number}")
     except InvalidRequest as refusal:
-        assert refusal.message.startswith("file ")
-        assert refusal.message.isprintable()
+        message = refusal.message
+    else:
+        message = "file: accepted"
+    assert message.startswith("file")
+    assert message.isprintable()
 
 
 @given(st.binary(max_size=200))
@@ -293,14 +294,16 @@ def test_any_bytes_give_a_configuration_or_one_refusal(tmp_path_factory: pytest.
     try:
         load(path)
     except InvalidRequest as refusal:
-        assert "\n" not in refusal.message
+        message = refusal.message
+    else:
+        message = ""
+    assert "\n" not in message
 
 
 # --- what is shipped -------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_file_changes_nothing() -> None:
-    assert load(PACKAGING / "ocid.toml").config == load(os.devnull if False else PACKAGING / "ocid.toml").config
     assert tomllib.loads((PACKAGING / "ocid.toml").read_text()) == {}
 
 

@@ -215,8 +215,8 @@ class Actor(Generic[State]):
             return
         if facts:
             context = ask.context if ask.context is not DAEMON else self.context
-            with trio.CancelScope(shield=True):  # a commit takes milliseconds, and its outcome must be known
-                await self._journal.append(self.stream, self.version, facts, context, ask.documents)
+            # Not shielded: a log that failed never answers. Cut short here, the actor is rebuilt from its stream.
+            await self._journal.append(self.stream, self.version, facts, context, ask.documents)
             self.context = context
             self.state = functools.reduce(self.decider.evolve, facts, self.state)
             self.version += len(facts)

@@ -21,8 +21,8 @@ from ocid.domain.redaction import reveal
 from ocid.domain.spec import users
 from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.inputs import DeviceNode, NamespacePaths, PodPaths, ResolvedMount, SpecInputs
-from ocid.domain.spec.signals import signal_number
 from ocid.domain.spec.recorded import process_user, recorded_spec
+from ocid.domain.spec.signals import signal_number
 from ocid.errors import EffectFailed, OcidError, Unavailable
 from ocid.events.container import Declared
 from ocid.events.pod import Declared as PodDeclared

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 
 from ocid.actors.actor import Actor
@@ -22,6 +24,7 @@ from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
 from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
+from ocid.errors import Exhausted
 from ocid.ids import ContainerId, PodId
 from ocid.projections import containers, pods
 from ocid.projections.view import View
@@ -38,7 +41,9 @@ class Core:
         self.supervisor = Supervisor(host.journal, nursery, self.recorder.record)
         journal, supervisor = host.journal, self.supervisor
         self.pods: Kind[Pod] = Kind("pod", pod, journal, supervisor, _pod_key)
-        self.containers: Kind[Container] = Kind("container", container, journal, supervisor, _container_key)
+        self.containers: Kind[Container] = Kind(
+            "container", container, journal, supervisor, _container_key, self._container_given_up
+        )
         self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
         self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor)
         self.layers: Kind[Layer] = Kind("layer", layer, journal, supervisor)
@@ -56,6 +61,14 @@ class Core:
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
         self.catalog.performed_by(CatalogEffects(host, self).perform)
+
+    def _container_given_up(self, actor: Actor[Container], reason: str) -> None:
+        """A container that nobody watches makes its pod NotReady: the kubelet then replaces the pod."""
+        declared = actor.state.declared
+        owner = None if declared is None else self.pods.find(declared.pod_id)
+        if declared is not None and owner is not None:
+            with contextlib.suppress(Exhausted):  # a pod whose inbox is full has worse troubles
+                owner.tell(pod.NoteGaveUp(reason=f"container {declared.name}: {reason}"))
 
     def pod_of(self, pod_id: PodId) -> Pod:
         """Return a pod's state as its actor has it.

@@ -24,6 +24,7 @@ class Kind(Generic[State]):
         journal: Journal,
         supervisor: Supervisor,
         key_of: Callable[[State], object] = lambda state: None,
+        on_given_up: Callable[[Actor[State], str], None] = lambda actor, reason: None,
     ) -> None:
         """*key_of* names what a second request for the same thing is recognised by, None for nothing."""
         self._aggregate = aggregate
@@ -31,6 +32,7 @@ class Kind(Generic[State]):
         self._journal = journal
         self._supervisor = supervisor
         self._key_of = key_of
+        self._on_given_up = on_given_up
         self._perform: Perform | None = None
         self._actors: dict[str, Actor[State]] = {}
         self._keys: dict[object, Actor[State]] = {}
@@ -143,4 +145,4 @@ class Kind(Generic[State]):
                 del self._actors[name]
             self.release_key(actor)
 
-        self._supervisor.start(actor, forget)
+        self._supervisor.start(actor, forget, lambda reason: self._on_given_up(actor, reason))

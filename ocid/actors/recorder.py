@@ -19,6 +19,7 @@ class Recorder:
         """*version* is the stream's last one."""
         self._journal = journal
         self._version = version
+        self._unsure = False  # whether an append was cut short, so that the version may be another one
         self._turn = trio.Lock()
         self._send, self._queue = trio.open_memory_channel[Event](QUEUE_MAX)
         self.dropped = 0
@@ -26,9 +27,12 @@ class Recorder:
     async def append(self, event: Event, context: Context = DAEMON, documents: tuple[bytes, ...] = ()) -> Envelope:
         """Make *event* durable and return it in its envelope."""
         async with self._turn:
-            with trio.CancelScope(shield=True):  # a commit takes milliseconds, and the version must stay known
-                envelopes = await self._journal.append(NODE, self._version, (event,), context, documents)
-            self._version += 1
+            if self._unsure:
+                await self._journal.drained()
+                self._version = len(self._journal.read_stream(NODE))
+            self._unsure = True  # not shielded: a log that failed never answers, and a caller may be cancelled
+            envelopes = await self._journal.append(NODE, self._version, (event,), context, documents)
+            self._version, self._unsure = envelopes[0].version, False
             return envelopes[0]
 
     def record(self, event: Event) -> None:

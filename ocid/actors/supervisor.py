@@ -32,11 +32,13 @@ class Supervisor:
         self._nursery = nursery
         self._record = record
 
-    def start(self, actor: Actor[Any], forget: Callable[[], None]) -> None:
-        """Run *actor* until it is over or given up. *forget* is called when it is over."""
-        self._nursery.start_soon(self._supervise, actor, forget)
+    def start(self, actor: Actor[Any], forget: Callable[[], None], given_up: Callable[[str], None]) -> None:
+        """Run *actor* until it is over, when *forget* is called, or until *given_up* is, with the reason."""
+        self._nursery.start_soon(self._supervise, actor, forget, given_up)
 
-    async def _supervise(self, actor: Actor[Any], forget: Callable[[], None]) -> None:
+    async def _supervise(
+        self, actor: Actor[Any], forget: Callable[[], None], given_up: Callable[[str], None]
+    ) -> None:
         crashes: deque[float] = deque()
         while True:
             try:
@@ -52,7 +54,7 @@ class Supervisor:
                 while crashes[0] < now - WINDOW_S:
                     crashes.popleft()
                 if len(crashes) > CRASHES_MAX:
-                    await self._give_up(actor, error)
+                    given_up(await self._give_up(actor, error))
                     return
                 self._record(node.ActorCrashed(stream=actor.stream, error=error, crashes=len(crashes)))
                 await trio.sleep(BACKOFF_S * 2 ** (len(crashes) - 1))
@@ -60,10 +62,12 @@ class Supervisor:
                 forget()
                 return
 
-    async def _give_up(self, actor: Actor[Any], error: str) -> None:
+    async def _give_up(self, actor: Actor[Any], error: str) -> str:
+        reason = f"its actor crashed more than {CRASHES_MAX} times in {WINDOW_S:g} s, last with: {error}"
         self._record(node.ActorGaveUp(stream=actor.stream, error=error))
         await actor.rebuild()
-        await actor.give_up(f"its actor crashed more than {CRASHES_MAX} times in {WINDOW_S:g} s, last with: {error}")
+        await actor.give_up(reason)
+        return reason
 
 
 def describe(crash: BaseException) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -31,6 +32,8 @@ POD_INTERFACE: Final = "eth0"
 INTERFACE_BYTES_MAX: Final = 15  # IFNAMSIZ less the zero byte
 THREADS_MAX: Final = 8  # the kernel does one change of links at a time; more threads would only wait
 MTU_DEFAULT: Final = 1500  # where the host has no default route
+SETTLE_S_MAX: Final = 1.0  # then the pod goes on; its first packets may be lost
+SETTLE_STEP_S: Final = 0.0002  # usually one
 ELSEWHERE: Final = ("8.8.8.8", "2001:4860:4860::8888")  # looked up in the routing table, never sent to
 
 _SYSCTLS = Path("/proc/sys/net")  # shows the namespace of the thread that looks
@@ -181,9 +184,12 @@ class Bridge:
         try:
             with Netlink() as host:
                 self._pair(host, order, netns, bridge)
-                host.run(*(netlink.forget_neighbour(bridge.index, address.ip) for address in addresses))
+                host.run(
+                    netlink.set_port(order.interface),
+                    *(netlink.forget_neighbour(bridge.index, address.ip) for address in addresses),
+                )
                 inside(netns, lambda: self._configure(addresses))
-                host.run(netlink.set_port(order.interface))
+                _settle(lambda: self._passes(host, order, bridge))
         finally:
             os.close(netns)
 
@@ -199,6 +205,12 @@ class Bridge:
         # The pod's own goes with its address: neighbours that still know the address's last pod need not learn anew.
         inner = _mac("pod", self._name, order.addresses[0])
         host.run(netlink.add_veth(order.interface, outer, bridge.mtu, bridge.index, POD_INTERFACE, inner, netns))
+
+    def _passes(self, host: Netlink, order: NetworkOrder, bridge: Link) -> bool:
+        """Say whether the host's end and the bridge pass packets, or are gone."""
+        port = host.link(order.interface)
+        known = bridge if bridge.operational else host.link(self._name)
+        return port is None or known is None or (port.forwarding and known.operational)
 
     def _configure(self, addresses: Sequence[Interface]) -> None:
         """Set up the pod's end, in the pod's namespace."""
@@ -217,6 +229,7 @@ class Bridge:
                 netlink.set_link(POD_INTERFACE, up=True),
                 *(netlink.add_default_route(link.index, gateways[address.version]) for address in addresses),
             )
+            _settle(lambda: (pod.link(POD_INTERFACE) or link).operational)
 
     async def _in_thread(self, work: Callable[[], T], doing: str) -> T:
         """Run blocking netlink work; what the kernel refuses becomes EffectFailed."""
@@ -224,6 +237,13 @@ class Bridge:
             return await trio.to_thread.run_sync(work, limiter=self._threads)
         except OSError as error:
             raise EffectFailed(f"{doing}: {error.strerror or error}") from error
+
+
+def _settle(passes: Callable[[], bool]) -> None:
+    """Wait until packets pass: the kernel notices a new carrier in a work queue, and drops them until then."""
+    end = time.monotonic() + SETTLE_S_MAX
+    while not passes() and time.monotonic() < end:
+        time.sleep(SETTLE_STEP_S)
 
 
 def _pod_peer() -> int:

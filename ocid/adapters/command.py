@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import trio
 
+from ocid.adapters.process import expected
 from ocid.errors import EffectFailed, Unavailable, tail
 
 OUTPUT_BYTES_MAX: Final = 1 << 20  # of each stream of a tool; what is beyond is read and dropped
@@ -62,6 +63,7 @@ class Child:
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
         self._exit_code: int | None = None
+        expected.add(pid)
 
     async def wait(self) -> int:
         """Wait for the end, reap, and return the exit code, or 128 + signal number."""
@@ -101,6 +103,7 @@ class Child:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+            expected.discard(self.pid)
 
 
 def spawn(

@@ -25,7 +25,7 @@ from ocid.adapters.conmon import runtime_error
 from ocid.adapters.handlers import Handler, InitState
 from ocid.errors import EffectFailed, WrongState, tail
 from ocid.ids import ExecId
-from ocid.ports import ContainerOrder, ExecProcess, ExecResult, Wanting
+from ocid.ports import ContainerOrder, ExecProcess, ExecResult, Process, Wanting
 
 REAP_S: Final = 2.0  # how long a killed command may take to end
 _KILL_ROUNDS: Final = 16
@@ -37,6 +37,7 @@ class Execs:
 
     def __init__(self, cgroups: Cgroups) -> None:
         self._cgroups = cgroups
+        self._running: set[_Command] = set()
 
     async def run(
         self,
@@ -64,8 +65,12 @@ class Execs:
         out, err = Capture(process.output_bytes_max), Capture(process.output_bytes_max)
         try:
             child = self._launch(handler, order, files, process, out, err)
-            command = _Command(child, files)
-            timed_out = await self._finish(command, order, (out, err), timeout_s, unwanted)
+            command = _Command(child, files, state.process)
+            self._running.add(command)
+            try:
+                timed_out = await self._finish(command, order, (out, err), timeout_s, unwanted)
+            finally:
+                self._running.discard(command)
         finally:
             out.close()
             err.close()
@@ -130,12 +135,21 @@ class Execs:
         """Kill the runtime, the command and its descendants, and reap, in a bounded time even when cancelled."""
         await command.child.end()
         pid = command.find()
-        if pid is None:
-            return
-        self._kill_tree(order, pid)
-        with trio.move_on_after(REAP_S) as limit:
-            limit.shield = True
-            await command.wait()
+        if pid is not None:
+            self._kill_tree(order, pid)
+            with trio.move_on_after(REAP_S) as limit:
+                limit.shield = True
+                await command.wait()
+        else:
+            for stray in self._strays(order, command):
+                self._kill_tree(order, stray)
+        processes.reap_orphans()
+
+    def _strays(self, order: ContainerOrder, command: _Command) -> set[int]:
+        """Return what a killed runtime left in the container: our children there that nobody has written down."""
+        known = {other.find() for other in self._running} | {command.init.pid}
+        members = {pid for pid in self._cgroups.processes(order.cgroup) if pid not in known}
+        return {pid for pid in members if processes.parent_of(pid) == os.getpid()}
 
     def _kill_tree(self, order: ContainerOrder, top: int) -> None:
         """Kill a command, its session, and its descendants as far as they are still linked to it."""
@@ -209,8 +223,9 @@ class _Files:
 class _Command:
     """A command being run: first its runtime, then itself."""
 
-    def __init__(self, child: Child, files: _Files) -> None:
+    def __init__(self, child: Child, files: _Files, init: Process) -> None:
         self.child = child
+        self.init = init
         self.exit_code = 255
         self.refusal: bytes | None = None  # the runtime's words when it could not run the command
         self.ended = False
@@ -227,6 +242,7 @@ class _Command:
         if launched != 0 or pid is None:
             self.refusal = runtime_error(self._files.log).encode()
             self.ended = True
+            processes.reap_orphans()  # the runtime's own child, in the container's PID namespace
             return
         self.exit_code = await _outlive(pid)
         self.ended = True

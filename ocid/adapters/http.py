@@ -87,7 +87,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Response:
-    """The head of a response; the body is read through ``chunks`` or ``read``."""
+    """The head of a response; the body is read through ``piece`` or ``read``."""
 
     def __init__(self, connection: _Connection, origin: Origin, head: h11.Response) -> None:
         self._connection = connection
@@ -105,30 +105,26 @@ class Response:
         wanted = name.lower().encode()
         return [value.decode("latin-1") for key, value in self._headers if key == wanted]
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body in pieces.
+    async def piece(self) -> bytes:
+        """Return the next piece of the body, b"" at its end.
 
         Raises:
             Broken: the connection was cut or stalled.
         """
-        while True:
-            event = await self._connection.receive()
-            if isinstance(event, h11.Data):
-                yield event.data
-            elif isinstance(event, h11.EndOfMessage):
-                return
-            else:
-                raise Broken(f"{self.origin} closed the connection in the middle of a reply")
+        event = await self._connection.receive()
+        if isinstance(event, h11.Data):
+            return event.data
+        if isinstance(event, h11.EndOfMessage):
+            return b""
+        raise Broken(f"{self.origin} closed the connection in the middle of a reply")
 
     async def read(self, limit: int) -> bytes:
         """Return the body, cut after *limit* bytes and some."""
         pieces: list[bytes] = []
         size = 0
-        async for piece in self.chunks():
+        while size <= limit and (piece := await self.piece()):
             pieces.append(bytes(piece))
             size += len(piece)
-            if size > limit:
-                break
         return b"".join(pieces)
 
 

@@ -67,6 +67,8 @@ class Link:
     mac: bytes
     peer: int  # index of the other end of a veth pair, in that end's namespace; 0 for none
     master: int  # index of the bridge that it is a port of; 0 for none
+    operational: bool  # up, has a carrier, and its queue takes packets. RFC 2863 ifOperStatus
+    forwarding: bool  # a bridge port that passes packets
 
 
 class Netlink:
@@ -319,6 +321,8 @@ def link_of(body: bytes) -> Link:
         mac=fields.get(1, b""),
         peer=number(5),
         master=number(10),
+        operational=fields.get(16) == b"\x06",  # IFLA_OPERSTATE: IF_OPER_UP
+        forwarding=attributes(info.get(5, b"")).get(1) == b"\x03",  # IFLA_BRPORT_STATE: BR_STATE_FORWARDING
     )
 
 

@@ -18,6 +18,7 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import find_tool
 from ocid.adapters.handlers import Handler
 from ocid.adapters.runc import OciRuntime
+from ocid.adapters.start import has_executed
 from ocid.domain.configs import LinuxPodConfig, Metadata, NamespaceMode, NamespaceOptions, PodConfig, PodSecurityContext
 from ocid.domain.spec.build import NamespacePaths, PauseInputs, build_pause_spec
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path
@@ -61,7 +62,9 @@ class PauseProcesses:
         await handler.call(doing, bundle / "runtime.log", *words, *command, capture=False)
         state = await handler.init(order.pod_id, bundle / "runtime.log")
         if state is None or state.process is None:
-            raise EffectFailed(f"pause process of pod {order.pod_id!r} left no state at {handler.root}")
+            raise EffectFailed(f"{doing} left no state at {handler.root}")
+        if handler.kind != "other" and not await has_executed(handler.kind, state.process):
+            raise EffectFailed(f"{doing}: {self._binary!r} could not be executed")
         return state.process
 
     def _handler(self, order: SandboxOrder) -> Handler:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -18,7 +19,7 @@ from ocid.adapters import linux
 from ocid.errors import NotFound
 from ocid.ports import Process
 
-SWEEP_S: Final = 10.0  # between two looks for children that nobody waits for
+SWEEP_S: Final = 0.5  # between two looks for children that nobody waits for; one system call
 GRACE_S: Final = 30.0  # a zombie of this age has no owner that still means to wait for it
 
 
@@ -153,21 +154,50 @@ def exit_code_of(wait_status: int) -> int:
 
 
 def reap_child(pid: int) -> int | None:
-    """Reap an ended child by its pid and return its exit code; None when it is no child of ours, or still runs."""
+    """Reap an ended child by its pid and return its exit code; None when it is no child of ours, or still runs.
+
+    One that the reaper took in passing is told from memory, once.
+    """
     try:
         gone = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
-        return None
-    if gone is None:
-        return None
+        return _reaped.pop(pid, None)
+    return None if gone is None else _code(gone)
+
+
+def _code(gone: os.waitid_result) -> int:
     return gone.si_status if gone.si_code == os.CLD_EXITED else 128 + gone.si_status
+
+
+_REMEMBERED_MAX: Final = 256
+_RUNTIMES: Final = ("runc", "crun", "conmon")
+expected: Final[set[int]] = set()  # direct children whose ``command.Child`` will reap them
+_reaped: Final[dict[int, int]] = {}  # exit codes of orphans that were reaped before anyone asked, the latest ones
+
+
+def _is_orphan(pid: int) -> bool:
+    """Say whether a child is known to have been reparented to us: of a nested PID namespace, or an OCI runtime's rest.
+
+    What we spawn ourselves is in ``expected`` or is a plain program of the host.
+    """
+    if pid in expected:
+        return False
+    if (name_of(pid) or "").startswith(_RUNTIMES):
+        return True
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            line = next((line for line in file if line.startswith("NSpid:")), "")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return len(line.split()) > 2
 
 
 class Reaper:
     """Makes this process inherit its orphaned descendants, and reaps those that nobody waits for.
 
-    A child that is waited for is reaped by its owner within milliseconds. So one that stays a zombie for ``GRACE_S``
-    is an orphan that was reparented to us, and no owner's exit status is ever stolen.
+    It has to be quick about those of a container: the kernel keeps a PID namespace's init until every process in it is
+    reaped, and a zombie of a failed exec is ours to reap. A zombie that may have an owner is left to it for the grace
+    period; owners reap within milliseconds, so no exit status is ever stolen.
     """
 
     def __init__(self, *, grace_s: float = GRACE_S, sweep_s: float = SWEEP_S) -> None:
@@ -183,21 +213,37 @@ class Reaper:
             await trio.sleep(self._sweep_s)
 
     def sweep(self) -> int:
-        """Reap every zombie that has been one for the grace period; return how many."""
+        """Reap known orphans, and zombies older than the grace period; return how many."""
         reaped = 0
         while True:
-            try:
-                first = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                first = None
-            ticks = None if first is None else start_ticks(first.si_pid)
-            if first is None or ticks is None:
+            pid = reap_orphans()
+            ticks = None if pid is None else start_ticks(pid)
+            if pid is None or ticks is None:
                 self._seen.clear()
                 return reaped
-            zombie = Process(pid=first.si_pid, start_ticks=ticks)
-            since = self._seen.get(zombie, trio.current_time())
-            if trio.current_time() - since < self._grace_s:
+            zombie = Process(pid=pid, start_ticks=ticks)
+            now_s = time.monotonic()
+            since = self._seen.get(zombie, now_s)
+            if pid in expected or now_s - since < self._grace_s:
                 self._seen = {zombie: since}
                 return reaped
-            reap_child(zombie.pid)
+            reap_child(pid)
             reaped += 1
+
+
+def reap_orphans() -> int | None:
+    """Reap the zombies that are known to be orphans, up to the first that may have an owner; return that one's pid."""
+    while True:
+        try:
+            first = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        if first is None:
+            return None
+        if not _is_orphan(first.si_pid):
+            return first.si_pid
+        gone = os.waitid(os.P_PID, first.si_pid, os.WEXITED | os.WNOHANG)
+        if gone is not None:
+            _reaped[first.si_pid] = _code(gone)
+        while len(_reaped) > _REMEMBERED_MAX:
+            del _reaped[next(iter(_reaped))]

@@ -37,7 +37,7 @@ BACK_OFF_S: Final = (0.2, 0.8, 3.2)
 _ERROR_BYTES_MAX: Final = 64 << 10
 _ERROR_TEXT_MAX: Final = 300
 _PROGRESS_BYTES: Final = 64 << 10  # less than this between two failures is no progress
-_SECRET_LIKE = re.compile(r"eyJ[A-Za-z0-9_=.-]{20,}")  # a JSON web token
+_SECRET_LIKE = re.compile(r"(?i:basic|bearer) \S+|eyJ[A-Za-z0-9_=.-]{20,}")  # a header, a JSON web token
 
 T = TypeVar("T")
 
@@ -224,7 +224,7 @@ class HttpRegistry:
                 said = response.header("content-length")
                 if said.isdigit() and int(said) != size_bytes - sink.size_bytes:
                     raise _lied(endpoint, what, int(said) + sink.size_bytes, size_bytes)
-                async for piece in response.chunks():
+                while piece := await response.piece():
                     if sink.size_bytes + len(piece) > size_bytes:
                         raise _lied(endpoint, what, sink.size_bytes + len(piece), size_bytes)
                     sink.write(piece)

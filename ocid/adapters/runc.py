@@ -142,7 +142,7 @@ class OciRuntime:
             found = await self._created(handler, order)
             if found is not None:
                 return found
-            await self._delete_half_made(order)
+            await self._remove_all(order, monitor_s=0)
         systemd = self._cgroups.driver is CgroupDriver.SYSTEMD
         log = Path(order.bundle, "runtime.log")
         _begin(order)
@@ -164,11 +164,6 @@ class OciRuntime:
         if state is None or state.process is None or monitor is None or not (bundle / "init.pid").exists():
             return None
         return state.process if processes.alive(state.process) and processes.alive(monitor) else None
-
-    async def _delete_half_made(self, order: ContainerOrder) -> None:
-        await self._monitor.end(order, 0)
-        await self._monitor.end_unrecorded(order)
-        await self._remove_all(order, monitor_s=0)
 
     async def start(self, order: ContainerOrder) -> None:
         """Let the container's program run. Success when it runs already or ran.
@@ -231,6 +226,9 @@ class OciRuntime:
     async def _remove_all(self, order: ContainerOrder, monitor_s: float) -> None:
         """Remove everything but the bundle's config.json; the monitor is given that time to leave by itself."""
         handler = self.handler(order.handler)
+        if _is_half_made(order):
+            await self._monitor.end(order, 0)
+            await self._monitor.end_unrecorded(order)
         state = await handler.init(order.container_id, Path(order.bundle, "runtime.log"))
         init = None if state is None else state.process
         if init is not None and processes.alive(init) and not await processes.kill_and_wait(init, KILL_S):
@@ -344,6 +342,11 @@ def _begin(order: ContainerOrder) -> None:
 
 def _was_begun(order: ContainerOrder) -> bool:
     return Path(order.bundle, "begun").exists()
+
+
+def _is_half_made(order: ContainerOrder) -> bool:
+    """Say whether a create began, and its last act, the runtime's pid file, did not happen."""
+    return _was_begun(order) and not Path(order.bundle, "init.pid").exists()
 
 
 def _remove_files(directory: str, names: Iterable[str]) -> None:

@@ -52,7 +52,7 @@ async def release(kind: str, fifo: Path, init: Process, order: ContainerOrder, m
             raise Unavailable(f"start of container {order.container_id!r}: no answer in {START_S:g} s") from error
         except OSError as error:
             raise EffectFailed(f"start of container {order.container_id!r}: {error.strerror}") from error
-        executed = await _has_executed(kind, init)
+        executed = await has_executed(kind, init)
     else:
         executed = True  # a daemon that died opened the FIFO, and did not come to remove it
     _remove(fifo)  # left behind it makes the runtime say "created" for ever
@@ -106,7 +106,7 @@ async def _release_crun(fifo: Path) -> None:
         os.close(descriptor)
 
 
-async def _has_executed(kind: str, init: Process) -> bool:
+async def has_executed(kind: str, init: Process) -> bool:
     """Say whether init executed its program; False also when it was reaped before we could see."""
     until = trio.current_time() + _ALIVE_S
     looks = 0

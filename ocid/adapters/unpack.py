@@ -47,7 +47,7 @@ class Unpacker:
         self._program = _program()
 
     async def unpack(self, blob: int, packing: str, diff_id: str, into: Path) -> Unpacked:
-        """Unpack the blob that is open as descriptor *blob* into the empty directory *into*.
+        """Unpack the blob that is open as descriptor *blob*, at its beginning, into the empty directory *into*.
 
         Args:
             packing: "gzip", "zstd" or "plain", as ``manifest.compression`` names it.
@@ -57,14 +57,10 @@ class Unpacker:
             Exhausted: a limit was passed, or the disk is full.
         """
         async with self._slots:
-            os.lseek(blob, 0, os.SEEK_SET)
-            limits = self._limits
-            numbers = (blob, os.fstat(blob).st_size, limits.bytes_max, limits.entries_max, limits.ratio_max)
-            command = [sys.executable, "-I", "-S", "-c", self._program, os.fspath(into), packing, diff_id]
             line, held = os.pipe()  # the worker ends when *held* is closed, whatever becomes of this process
             try:
                 done = await trio.run_process(
-                    [*command, *(str(number) for number in numbers)],
+                    self.command(blob, packing, diff_id, into),
                     stdin=line,
                     capture_stdout=True,
                     capture_stderr=True,
@@ -78,6 +74,13 @@ class Unpacker:
                 os.close(held)
         return _read(done.stdout, done.stderr, done.returncode)
 
+    def command(self, blob: int, packing: str, diff_id: str, into: Path) -> list[str]:
+        """Return the worker's command line. The worker ends when its standard input does."""
+        limits = self._limits
+        numbers = (blob, os.fstat(blob).st_size, limits.bytes_max, limits.entries_max, limits.ratio_max)
+        options = ["-I", "-S", "-c", self._program, os.fspath(into), packing, diff_id]
+        return [sys.executable, *options, *(str(number) for number in numbers)]
+
 
 async def _kill(process: trio.Process) -> None:
     process.kill()
@@ -90,7 +93,8 @@ def _read(answer: bytes, complaint: bytes, status: int) -> Unpacked:
         return Unpacked(size_bytes=size_bytes, inodes=inodes, covers_all=bool(covers_all))
     if word in _ANSWERS:
         raise _ANSWERS[word](rest)
-    raise EffectFailed(f"unpack worker ended with status {status}: {tail(complaint)}")
+    last_words = tail(complaint).splitlines()[-1:] or ["no reason given"]
+    raise EffectFailed(f"unpack worker ended with status {status}: {last_words[0]}")
 
 
 def _program() -> str:

@@ -148,6 +148,7 @@ class Tree:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             return
+        self._drain()  # there may be files below it that are still to be made
         below = path + b"/"
         for directory, names, files in os.walk(path, topdown=False, followlinks=False):
             for file in files:

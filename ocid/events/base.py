@@ -12,7 +12,7 @@ from typing import ClassVar
 import msgspec
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One fact of one stream. Payload only; the envelope around it says when, where in the log, and who asked."""
 
     TYPE: ClassVar[str] = ""

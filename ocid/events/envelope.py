@@ -8,7 +8,7 @@ from ocid.events.base import Event
 from ocid.ids import StreamId
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What led to an event. One per CRI call, recovery run or observation; handed along to all that follows from it."""
 
     who: int = 0  # seq of the ``node.peer_seen`` event of the socket client; 0 is the daemon itself
@@ -20,7 +20,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 DAEMON = Context()
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One record of the log, decoded."""
 
     seq: int  # position in the log, from 1, without gaps

@@ -7,6 +7,7 @@ A damaged file can kill whoever maps it; what was printed until then still count
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import lmdb
 import msgspec
 
 from ocid.errors import NotFound, OcidError
-from ocid.journal.reader import Reader
+from ocid.journal.reader import MAP_BYTES, Reader, open_environment
 from ocid.journal.salvage import salvage
-from ocid.journal.structure import DAMAGE, DATA, fault_of
+from ocid.journal.structure import DAMAGE, DATA, MENDED, fault_of
 from ocid.journal.verify import Fault, Report, verify
 
 
@@ -28,7 +29,28 @@ def main(directory: Path) -> None:
         report.fault = Fault(0, f"the pages are damaged: {'; '.join(faults[:3])}")
     else:
         report = _check_records(directory)
+        if report.fault is None and not report.incomplete and fault_of(directory) is not None:
+            report.incomplete = _copy_living(directory)
     _print(report)
+
+
+def _copy_living(directory: Path) -> str:
+    """Copy what is readable of a log that lost only free pages at its end: LMDB dies of these when it writes.
+
+    Returns what kept it from doing so, "" when the copy is there for the daemon to take.
+    """
+    copy = directory / MENDED
+    try:
+        copy.unlink(missing_ok=True)
+        environment = open_environment(directory, readonly=True, map_bytes=MAP_BYTES)
+        with copy.open("xb") as file:
+            copy.chmod(0o600)
+            environment.copyfd(file.fileno(), compact=True)
+            os.fsync(file.fileno())
+    except (lmdb.Error, OSError, OcidError) as error:
+        copy.unlink(missing_ok=True)
+        return f"its end is lost, and it cannot be copied: {error}"
+    return ""
 
 
 def _check_pages(directory: Path) -> list[str]:

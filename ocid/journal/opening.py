@@ -116,6 +116,10 @@ def open_or_quarantine(directory: Path, *, boot_id: str, map_bytes: int = MAP_BY
         if report.fault is not None:
             quarantined, owner = _set_aside(directory, boot_id, owner, report)
             epoch = report.last_epoch
+        elif (directory / structure.MENDED).exists():
+            (directory / structure.MENDED).rename(directory / structure.DATA)
+            _sync_directory(directory)
+            warnings.append(f"the log in {str(directory)!r} had lost free pages at its end; all records are there")
         owner.note_opening()
         genesis = quarantined.last_good_hash if quarantined else NO_HASH
         store = Store(directory, boot_id=boot_id, map_bytes=map_bytes, genesis=genesis, epoch_before=epoch)

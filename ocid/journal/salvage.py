@@ -8,13 +8,16 @@ Source: LMDB 0.9 mdb.c, ``MDB_page``, ``MDB_node``; 64-bit, little-endian or big
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from ocid.events import codec
 from ocid.events.codec import Damaged
+from ocid.ids import Digest
+from ocid.journal.pending import DOCUMENT_BYTES_MAX
 from ocid.journal.structure import DATA
 from ocid.journal.verify import Report
 
@@ -25,6 +28,9 @@ _P_OTHERS: Final = 0x01 | 0x04 | 0x08 | 0x20 | 0x40  # branch, overflow, meta, f
 _HEADER_BYTES: Final = 16
 _FLAGS: Final = struct.Struct("=10x HH")  # flags, lower
 _NODE: Final = struct.Struct("=HHHH")  # low and high half of the value's size, flags, size of the key
+_F_BIGDATA: Final = 0x01
+_SEQ_BYTES: Final = 8
+DIGEST_BYTES: Final = 32
 _LOW_FIRST: Final = struct.pack("=H", 1) == b"\1\0"
 
 
@@ -49,8 +55,58 @@ def salvage(directory: Path) -> Report:
     return report
 
 
+def records_of(directory: Path, last_seq: int) -> dict[int, bytes]:
+    """Return the records up to *last_seq*, which ``salvage`` found to be good, by seq."""
+    found: dict[int, bytes] = {}
+    with (directory / DATA).open("rb") as file:
+        while page := file.read(PAGE_BYTES):
+            for record in _records(page):
+                try:
+                    codec.check(record)
+                    header = codec.header_of(record)
+                except Damaged:
+                    continue
+                if header.seq <= last_seq:
+                    found[header.seq] = record
+    return found
+
+
+def documents_of(directory: Path) -> dict[Digest, bytes]:
+    """Return every document whose content still has the digest that it is stored under."""
+    found: dict[Digest, bytes] = {}
+    with (directory / DATA).open("rb") as file:
+        number = 0
+        while page := file.read(PAGE_BYTES):
+            number += 1
+            for key, content, size in _nodes(page, DIGEST_BYTES):
+                if size > len(content):  # it lies in pages of its own, and the node says in which
+                    (first,) = struct.unpack("=Q", content[:8])
+                    content = _overflowing(file, first, size)
+                    file.seek(number * PAGE_BYTES)
+                if hashlib.sha256(content).digest() == key:
+                    found[Digest(f"sha256:{key.hex()}")] = content
+    return found
+
+
+def _overflowing(file: BinaryIO, first: int, size: int) -> bytes:
+    if size > DOCUMENT_BYTES_MAX:
+        return b""
+    file.seek(first * PAGE_BYTES + _HEADER_BYTES)
+    return file.read(size)
+
+
 def _records(page: bytes) -> Iterator[bytes]:
     """Yield the values of a leaf page that may be records: those with a key of eight bytes."""
+    for _, content, size in _nodes(page, _SEQ_BYTES):
+        if size == len(content):
+            yield content
+
+
+def _nodes(page: bytes, wanted_key_bytes: int) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield key, content in the page, and whole size of a leaf page's nodes with keys of that length.
+
+    Where the size is larger than the content, this is the number of the first page of the value itself.
+    """
     if len(page) < PAGE_BYTES:
         return
     flags, lower = _FLAGS.unpack_from(page)
@@ -65,5 +121,10 @@ def _records(page: bytes) -> Iterator[bytes]:
             low, high = high, low
         start = node + _NODE.size + key_bytes
         end = start + (high << 16 | low)
-        if key_bytes == 8 and node_flags == 0 and end <= PAGE_BYTES:
-            yield page[start:end]
+        if key_bytes != wanted_key_bytes:
+            continue
+        key = page[start - key_bytes : start]
+        if node_flags == 0 and end <= PAGE_BYTES:
+            yield key, page[start:end], end - start
+        elif node_flags == _F_BIGDATA and start + 8 <= PAGE_BYTES:
+            yield key, page[start : start + 8], end - start

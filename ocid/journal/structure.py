@@ -24,6 +24,8 @@ DAMAGE: Final = (  # what LMDB says of damaged pages; its other errors speak of 
     lmdb.BadTxnError,
 )
 
+MENDED: Final = "data.mended"  # a copy without free pages, made by a check that found nothing else wrong
+
 _MAGIC: Final = 0xBEEFC0DE
 _VERSION: Final = 1  # of the 0.9 format
 _P_META: Final = 0x08

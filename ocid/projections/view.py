@@ -83,6 +83,10 @@ class View:
         elif (fold := self._folds.get(aggregate)) is not None:
             fold.apply(name, envelope)
 
+    def living(self) -> list[tuple[str, Fold[Any]]]:
+        """List the folds whose streams can outlive a damaged log, by aggregate."""
+        return [(name, fold) for name, fold in self._folds.items() if name not in ("exec", "pull")]
+
     def snapshot(self) -> bytes:
         """Write the view down."""
         return msgspec.msgpack.encode(

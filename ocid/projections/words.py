@@ -304,6 +304,7 @@ def _(event: layer.Lost) -> str:
     return f"gone from the store without our doing: {event.reason}"
 
 
+_always(image.PullLayersReady, "all layers are ready")
 _always(layer.RemoveRequested, "nothing refers to it any more")
 _always(layer.Removed, "removed")
 

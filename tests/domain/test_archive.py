@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def as_tarfile_reads(raw: bytes) -> list[dict[str, Any]]:
             found.append(
                 {
                     "name": entry.name,
-                    "kind": entry.type,
+                    "kind": tarfile.REGTYPE if entry.type == tarfile.AREGTYPE else entry.type,
                     "link": entry.linkname,
                     "mode": entry.mode & 0o7777,
                     "uid": entry.uid,
@@ -338,10 +339,8 @@ def test_a_damaged_archive_is_refused(raw: bytes, words: str) -> None:
 
 @given(st.binary(max_size=3000), st.integers(1, 700))
 def test_any_bytes_are_read_or_refused(raw: bytes, chunk: int) -> None:
-    try:
+    with suppress(OcidError):
         contents(raw, chunk)
-    except OcidError:
-        pass
 
 
 @given(st.data())
@@ -349,7 +348,5 @@ def test_any_change_to_an_archive_is_read_or_refused(data: st.DataObject) -> Non
     raw = bytearray(images.archive(images.member("n" * 120, b"abc"), images.symlink("l", "t" * 120)))
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(OcidError):
         contents(bytes(raw))
-    except OcidError:
-        pass

@@ -72,9 +72,9 @@ class Life:
         self.scope = trio.CancelScope()
         self.over = trio.Event()
         self.callers: set[trio.CancelScope] = set()
-        self.secrets: dict[str, dict[int, bytes]] = {}
         self._moment = moment
         self._steps = steps
+        self._names = 0
         self._busy: dict[str, str] = {}  # aggregate → the operation on it
 
     def kill(self) -> None:
@@ -94,6 +94,11 @@ class Life:
         if self._due("after commit", number):
             self.kill()
             raise Crash
+
+    def new_name(self) -> int:
+        """Return a name for an operation that may run beside others of its kind."""
+        self._names += 1
+        return self._names
 
     def alive(self) -> None:
         """Nothing is done by the dead."""

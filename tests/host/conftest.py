@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,11 +78,10 @@ def _is_descendant(pid: int) -> bool:
 
 
 @pytest.fixture(autouse=True)
-async def nothing_leaks(reaper: processes.Reaper) -> AsyncIterator[None]:
+def nothing_leaks(reaper: processes.Reaper) -> Iterator[None]:
     """Compare mounts, named network namespaces, cgroups and processes before and after."""
     before = _footprint()
     yield
-    reaper.sweep()
     reaper.sweep()
     after = _footprint()
     for kind, old, new in zip(("mounts", "netns", "cgroups", "processes"), before, after, strict=True):
@@ -106,13 +105,20 @@ def run_dir(run_root: Path, nothing_leaks: None) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+def _subdirectories(directories: Iterable[str]) -> list[str]:
+    return [str(found) for top in directories for found in Path(top).glob("*/")]
+
+
 @pytest.fixture
-def cgroup_parent(nothing_leaks: None) -> Iterator[str]:
+async def cgroup_parent(nothing_leaks: None) -> AsyncIterator[str]:
+    """A parent cgroup of the test's own. It may stay, but empty: what is in it was leaked, and is killed."""
     name = f"/{CGROUP_PREFIX}{os.getpid()}-{next(_numbers)}"
     yield name
-    for directory in Cgroups().directories(name):
-        if os.path.isdir(directory):
-            os.rmdir(directory)
+    cgroups = Cgroups()
+    leaked = _subdirectories(cgroups.directories(name))
+    cgroups.kill(name)
+    await cgroups.remove(name)
+    assert not leaked
 
 
 @pytest.fixture(scope="session")

@@ -216,7 +216,7 @@ async def test_a_signal_to_a_reused_pid_goes_nowhere(world: World) -> None:
 
 async def test_an_exit_that_nobody_saw_is_unknown(world: World) -> None:
     order = container_order(world)
-    init = await create(world, order, "/bin/true")
+    init = await create(world, order, "/bin/sleep", "0.2")
     await world.runtime.start(order)
     monitor = processes.find_by_argument(order.container_id)[0]
     await processes.kill_and_wait(monitor, 1)
@@ -232,11 +232,19 @@ async def test_a_process_killed_for_memory_is_told_from_a_killed_one(world: Worl
     if world.cgroups.version == 1 and "memory" not in world.cgroups.hierarchies:
         pytest.skip("no memory controller")
     order = container_order(world)
-    ended = await run(
-        world, order, "/bin/sh", "-c", "head -c 64m /dev/zero | tr '\\0' x | cat >/tmp/x", memory=16 << 20
-    )
+    ended = await run(world, order, "/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1", memory=16 << 20)
 
     assert (ended.exit_code, ended.oom_killed) == (137, True)
+    await world.runtime.delete(order)
+
+
+async def test_a_child_killed_for_memory_does_not_make_a_success_a_failure(world: World) -> None:
+    order = container_order(world)
+    script = "dd if=/dev/zero of=/dev/null bs=64M count=1; exit $((137 - $?))"
+    ended = await run(world, order, "/bin/sh", "-c", script, memory=16 << 20)
+
+    assert (ended.exit_code, ended.oom_killed) == (0, False)
+    assert world.cgroups.oom_kills(order.cgroup) == 1
     await world.runtime.delete(order)
 
 

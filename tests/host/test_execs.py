@@ -41,7 +41,8 @@ async def execute(
     unwanted: trio.Event | None = None,
 ) -> ExecResult:
     process = exec_process(*args, limit=limit)
-    return await world.runtime.exec_sync(order, exec_id(), process, timeout_s, unwanted or trio.Event())
+    never = trio.Event()
+    return await world.runtime.exec_sync(order, exec_id(), process, timeout_s, never if unwanted is None else unwanted)
 
 
 def left(world: World, order: ContainerOrder, init: Process) -> set[int]:

@@ -1,0 +1,79 @@
+"""After a damaged log was set aside: what still lived in its good part begins the new one.
+
+Nothing is invented. Streams whose events are all there, up to the last good record, are written again as they were,
+under one correlation that names the old log; recovery then compares them with the host as at any other start. What
+cannot be read any more stays on the host without a stream, and is reported as an orphan.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from ocid.errors import NotFound
+from ocid.events.base import Event, Opaque
+from ocid.events.envelope import Context, Envelope
+from ocid.ids import Digest, StreamId
+from ocid.ports import Journal
+from ocid.projections.view import View
+
+log = logging.getLogger(__name__)
+
+EVENTS_MAX = 128  # of one append
+
+
+async def rebuild(
+    journal: Journal, envelopes: Iterable[Envelope], documents: Mapping[Digest, bytes], source: str
+) -> int:
+    """Write the living streams of *envelopes*, which come in order and without gaps, again; return how many."""
+
+    def document(digest: Digest) -> bytes:
+        try:
+            return documents[digest]
+        except KeyError:
+            raise NotFound("document", digest) from None
+
+    view, streams = View(document), dict[StreamId, list[Event]]()
+    for envelope in envelopes:
+        view.apply(envelope)
+        streams.setdefault(envelope.stream, []).append(envelope.event)
+        if _is_first(envelope) and len(streams[envelope.stream]) > 1:
+            streams[envelope.stream] = [envelope.event]
+    context = Context(correlation=f"rebuilt from {source}")
+    kept = 0
+    for aggregate, fold in view.living():
+        for name in fold.rows:
+            stream = StreamId(f"{aggregate}/{name}")
+            events = streams[stream]
+            needed = {digest for event in events for digest in _digests(event)}
+            if any(isinstance(event, Opaque) for event in events) or not needed <= documents.keys():
+                log.warning("stream %s of the damaged log cannot be read in full and is not taken over", stream)
+                continue
+            await _write(journal, stream, events, [documents[digest] for digest in sorted(needed)], context)
+            kept += 1
+    return kept
+
+
+async def _write(
+    journal: Journal, stream: StreamId, events: list[Event], documents: list[bytes], context: Context
+) -> None:
+    version = 0
+    for start in range(0, len(events), EVENTS_MAX):
+        part = events[start : start + EVENTS_MAX]
+        await journal.append(stream, version, part, context, documents if start == 0 else ())
+        version += len(part)
+
+
+def _is_first(envelope: Envelope) -> bool:
+    """A layer's stream may begin again after it was over; only its newest life counts."""
+    return envelope.type == "layer.wanted"
+
+
+def _digests(event: Event) -> Iterable[Digest]:
+    """Yield the documents that an event cites; by the rule that such fields are called so."""
+    for field in ("config", "image_manifest", "spec", "argv", "result", "manifest", "index"):
+        value = getattr(event, field, None)
+        if isinstance(value, str) and value.startswith("sha256:"):
+            yield Digest(value)
+
+

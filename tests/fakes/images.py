@@ -1,0 +1,206 @@
+"""Fakes of the layer store and of registries, and images to pull from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import trio
+
+from ocid.domain import manifest as manifests
+from ocid.errors import EffectFailed, NotFound, Unavailable
+from ocid.ids import ChainId, Digest, ImageId, digest_of
+from ocid.ports import ContainerOrder, Credentials, LayerBlob, LayerSize, ResolvedImage, StoreUsage
+from tests.fakes.life import Life
+from tests.fakes.world import ROOT
+
+STAGING = f"{ROOT}/staging"
+GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+BLOB_BYTES = 1000
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image as a registry has it."""
+
+    resolved: ResolvedImage
+
+    @property
+    def image_id(self) -> ImageId:
+        return self.resolved.image_id
+
+
+def build_image(*contents: str, stop_signal: str = "") -> Built:
+    """Make an image of one layer for each of *contents*; the same contents are the same layer."""
+    diffs = [digest_of(f"diff {content}".encode()) for content in contents]
+    blobs = [digest_of(f"blob {content}".encode()) for content in contents]
+    config = msgspec.json.encode(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": ["run:1000"], "StopSignal": stop_signal},
+            "rootfs": {"type": "layers", "diff_ids": diffs},
+        }
+    )
+    manifest = msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": manifests.OCI_MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": digest_of(config),
+                "size": len(config),
+            },
+            "layers": [{"mediaType": GZIP, "digest": blob, "size": BLOB_BYTES} for blob in blobs],
+        }
+    )
+    layers = tuple(
+        LayerBlob(chain_id=chain, diff_id=diff, blob=blob, media_type=GZIP, size_bytes=BLOB_BYTES)
+        for chain, diff, blob in zip(manifests.chain_ids(diffs), diffs, blobs, strict=True)
+    )
+    return Built(
+        ResolvedImage(
+            endpoint="http://registry.test",
+            index=None,
+            manifest=manifest,
+            config=config,
+            manifest_digest=digest_of(manifest),
+            index_digest=None,
+            image_id=ImageId(digest_of(config)),
+            layers=layers,
+            total_bytes=len(manifest) + len(config) + BLOB_BYTES * len(layers),
+        )
+    )
+
+
+@dataclass
+class Shelf:
+    """What the registries of the world have. Outlives the daemon, as the world does."""
+
+    images: dict[str, Built] = field(default_factory=dict)  # by normalised reference
+    downloads: list[Digest] = field(default_factory=list)  # blobs that came whole
+
+    def put(self, reference: str, *contents: str, stop_signal: str = "") -> Built:
+        built = self.images[reference] = build_image(*contents, stop_signal=stop_signal)
+        return built
+
+
+class FakeRegistry:
+    """Port ``Registry``."""
+
+    def __init__(self, life: Life, shelf: Shelf) -> None:
+        self._life = life
+        self._shelf = shelf
+
+    async def resolve(self, reference: str, credentials: Credentials | None) -> ResolvedImage:
+        async with self._life.effect("registry.resolve", f"resolve {self._life.new_name()}"):
+            built = self._shelf.images.get(reference)
+            if built is None:
+                raise NotFound("image", reference)
+        return built.resolved
+
+    async def fetch(
+        self,
+        reference: str,
+        credentials: Credentials | None,
+        blob: LayerBlob,
+        into: Path,
+        progress: Callable[[int], None],
+    ) -> None:
+        paths = self._life.world.paths
+        async with self._life.effect("registry.fetch", blob.blob):
+            for part in range(2):
+                paths[str(into)] = b"part"
+                progress(BLOB_BYTES // 2)
+                await self._life.step(f"registry.fetch part {part + 1}")
+            paths[str(into)] = b"whole"
+            self._shelf.downloads.append(blob.blob)
+
+
+class FakeLayers:
+    """Port ``Layers``."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._world = life.world
+
+    def has(self, chain_id: ChainId) -> bool:
+        return chain_id in self._world.layers
+
+    def chain_ids(self) -> frozenset[ChainId]:
+        return frozenset(self._world.layers)
+
+    def blob_path(self, blob: Digest) -> Path:
+        return Path(STAGING, f"blob-{blob[7:]}")
+
+    async def unpack(self, layer: LayerBlob, blob: Path) -> LayerSize:
+        world, staged = self._world, f"{STAGING}/unpack-{layer.chain_id[7:]}"
+        async with self._life.effect("layers.unpack", layer.chain_id):
+            if layer.chain_id not in world.layers:
+                if world.paths.get(str(blob)) != b"whole":
+                    raise Unavailable(f"blob {layer.blob} is not in the store any more: pull again")
+                world.paths[staged] = b"half"
+                await self._life.step("layers.unpack half")
+                del world.paths[staged]
+                world.layers[layer.chain_id] = LayerSize(size_bytes=4 * BLOB_BYTES, inodes=10)
+                await self._life.step("layers.unpack renamed")
+            world.paths.pop(str(blob), None)
+        return world.layers[layer.chain_id]
+
+    async def remove(self, chain_id: ChainId) -> None:
+        async with self._life.effect("layers.remove", chain_id):
+            if any(chain_id in layers for layers in self._world.mounts.values()):
+                self._world.violate(f"layer {chain_id} is removed under a mounted root file system")
+            self._world.layers.pop(chain_id, None)
+
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
+        world, rootfs = self._world, f"{order.bundle}/rootfs"
+        async with self._life.effect("layers.mount", order.container_id):
+            missing = [layer for layer in layers if layer not in world.layers]
+            if missing:
+                raise EffectFailed(f"layer {missing[0]} is not in the store")
+            for directory in (order.bundle, rootfs, order.writable):
+                world.paths.setdefault(directory, b"")
+            await self._life.step("layers.mount directories")
+            if rootfs not in world.mounts:
+                world.mount(rootfs, layers)
+        return Path(rootfs)
+
+    async def unmount(self, order: ContainerOrder) -> None:
+        async with self._life.effect("layers.unmount", order.container_id):
+            rootfs = f"{order.bundle}/rootfs"
+            if rootfs in self._world.mounts:
+                if order.container_id in self._world.contained:
+                    self._world.violate(f"{rootfs} is unmounted under a container")
+                self._world.unmount(rootfs)
+
+    async def remove_writable(self, order: ContainerOrder) -> None:
+        async with self._life.effect("layers.remove_writable", order.container_id):
+            self._world.remove_tree(order.writable)
+            await self._life.step("layers.remove_writable upper")
+            self._world.remove_tree(order.bundle)
+
+    def read_in_root(self, order: ContainerOrder, path: str, limit: int) -> bytes:
+        return b"root:x:0:0::/root:/bin/sh\n"[:limit] if path == "etc/passwd" else b""
+
+    async def usage(self) -> StoreUsage:
+        await trio.lowlevel.checkpoint()
+        return StoreUsage(
+            at_ns=self._world.wall_ns(),
+            image_path=ROOT,
+            image_bytes=sum(size.size_bytes for size in self._world.layers.values()),
+            image_inodes=0,
+            container_path=ROOT,
+            container_bytes=0,
+            container_inodes=0,
+        )
+
+    async def measure(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def clean_staging(self) -> None:
+        async with self._life.effect("layers.clean_staging", "staging"):
+            for path in [path for path in self._world.paths if path.startswith(STAGING)]:
+                del self._world.paths[path]

@@ -1,0 +1,201 @@
+"""Fakes of the small ports, and of those that make and unmake pods."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+import trio
+
+from ocid.domain.spec.inputs import DeviceNode
+from ocid.errors import EffectFailed
+from ocid.ports import Attachment, NetworkOrder, Process, SandboxOrder
+from tests.fakes.life import Life
+from tests.fakes.world import Program, Task, World
+
+
+class FakeClock:
+    """Port ``Clock`` on Trio's clock."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def wall_ns(self) -> int:
+        return self._world.wall_ns()
+
+    def boot_ns(self) -> int:
+        return self._world.boot_ns()
+
+
+class FakeSecrets:
+    """Port ``Secrets``. What it holds dies with the daemon's life."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Mapping[int, bytes]] = {}
+
+    def keep(self, owner: str, secrets: Mapping[int, bytes]) -> None:
+        if secrets:
+            self.kept[owner] = dict(secrets)
+
+    def take(self, owner: str) -> Mapping[int, bytes] | None:
+        return self.kept.get(owner)
+
+    def drop(self, owner: str) -> None:
+        self.kept.pop(owner, None)
+
+
+class FakeHostFiles:
+    """Port ``HostFiles``."""
+
+    def resolve_mount(self, host_path: str, *, create: bool) -> str:
+        if host_path.startswith("/missing") and not create:
+            raise EffectFailed(f"{host_path} does not exist")
+        return host_path
+
+    def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
+        return (DeviceNode(path=container_path, kind="c", major=1, minor=3, access=permissions),)
+
+    def all_devices(self) -> Sequence[DeviceNode]:
+        return ()
+
+    def read(self, path: str, limit: int) -> bytes:
+        return b""
+
+
+class FakeSandboxes:
+    """Port ``Sandboxes``."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._world = life.world
+
+    async def prepare(self, order: SandboxOrder) -> None:
+        world = self._world
+        async with self._life.effect("sandbox.prepare", order.pod_id):
+            world.paths.setdefault(order.run_dir, b"")
+            world.paths[f"{order.run_dir}/resolv.conf"] = b"nameserver 10.96.0.10\n"
+            world.cgroups.add(order.cgroup_parent)
+            await self._life.step("sandbox.prepare files")
+            shm = f"{order.run_dir}/shm"
+            if not order.host_ipc and shm not in world.mounts:
+                world.mount(shm)
+            for pin in self._pins(order):
+                await self._life.step(f"sandbox.prepare {pin.rpartition('/')[2]}")
+                if pin not in world.pins:
+                    world.pin(pin, order.pod_id)
+
+    async def start_pause(self, order: SandboxOrder) -> Process:
+        async with self._life.effect("sandbox.start_pause", order.pod_id):
+            pause = self._pause(order)
+            if pause is None:
+                if order.netns and order.netns not in self._world.pins:
+                    raise EffectFailed(f"no such network namespace: {order.netns}")
+                program = Program(on_term="ignore")
+                cgroup = f"{order.cgroup_parent}/{order.pod_id}-pause"
+                pause = self._world.spawn(order.pod_id, cgroup, order.netns, program)
+                await self._life.step("sandbox.start_pause spawned")
+                self._world.begin(pause)
+            process: Process = pause.process
+        return process
+
+    async def wait_pause(self, process: Process) -> None:
+        task = self._world.tasks.get(process.pid)
+        owner = task.owner if task is not None else f"pause {process.pid}"
+        async with self._life.effect("sandbox.wait_pause", owner):
+            if task is not None:
+                await task.gone.wait()
+
+    async def release(self, order: SandboxOrder) -> None:
+        world = self._world
+        async with self._life.effect("sandbox.release", order.pod_id):
+            pause = self._pause(order)
+            if pause is not None:
+                world.end(pause, 137)
+            await self._life.step("sandbox.release ended pause")
+            world.remove_cgroup(f"{order.cgroup_parent}/{order.pod_id}-pause")
+            for pin in [path for path in self._pins(order) if path in world.pins]:
+                world.unpin(pin)
+                await self._life.step(f"sandbox.release {pin.rpartition('/')[2]}")
+            shm = f"{order.run_dir}/shm"
+            if shm in world.mounts:
+                world.unmount(shm)
+            await self._life.step("sandbox.release files")
+            world.remove_tree(order.run_dir)
+
+    def present(self, order: SandboxOrder) -> bool:
+        return all(pin in self._world.pins for pin in self._pins(order))
+
+    def _pause(self, order: SandboxOrder) -> Task | None:
+        tasks = [task for task in self._world.tasks.values() if task.owner == order.pod_id]
+        if len(tasks) > 1:
+            self._world.violate(f"pod {order.pod_id} has {len(tasks)} pause processes")
+        return tasks[0] if tasks else None
+
+    @staticmethod
+    def _pins(order: SandboxOrder) -> list[str]:
+        ns = f"{order.run_dir}/ns"
+        pins = [order.netns, f"{ns}/uts"] if order.netns else []
+        return pins if order.host_ipc else [*pins, f"{ns}/ipc"]
+
+
+class FakeNetwork:
+    """Port ``Network``: a bridge, or CNI plugins when *cni* is set."""
+
+    def __init__(self, life: Life, *, cni: bool = False) -> None:
+        self._life = life
+        self._world = life.world
+        self._cni = cni
+
+    def kind(self) -> str:
+        return "cni" if self._cni else "bridge"
+
+    def subnets(self) -> tuple[str, ...]:
+        return () if self._cni else ("10.88.0.0/24", "fd00:88::/64")
+
+    def not_ready(self) -> str | None:
+        return None
+
+    async def attach(self, order: NetworkOrder) -> Attachment:
+        async with self._life.effect("network.attach", order.pod_id):
+            if order.netns not in self._world.pins:
+                raise EffectFailed(f"network namespace {order.netns} is not there")
+            if order.network == "cni":
+                return await self._add(order)
+            for address in order.addresses:
+                holder = self._world.addresses.setdefault(address, order.pod_id)
+                if holder != order.pod_id:
+                    self._world.violate(f"{address} is given to {order.pod_id}, but {holder} has it")
+            await self._life.step("network.attach address")
+            self._world.links[order.interface] = order.pod_id
+        return Attachment(addresses=tuple(one.partition("/")[0] for one in order.addresses), via="bridge")
+
+    async def _add(self, order: NetworkOrder) -> Attachment:
+        """CNI ADD. Once more for an attached pod, it answers from the cached result."""
+        address = f"10.85.0.{len(self._world.plugins) + 2}"
+        known = self._world.plugins.get(order.pod_id)
+        result = known or msgspec.json.encode({"cniVersion": "1.0.0", "ips": [{"address": f"{address}/16"}]})
+        self._world.plugins[order.pod_id] = result
+        await self._life.step("network.attach added")
+        address = msgspec.json.decode(result)["ips"][0]["address"].partition("/")[0]
+        return Attachment(addresses=(address,), via="cni:test", result=result)
+
+    async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
+        world = self._world
+        async with self._life.effect("network.detach", order.pod_id):
+            if order.network == "cni":
+                known = world.plugins.get(order.pod_id)
+                if None not in (known, result) and known != result:
+                    world.violate(f"CNI DEL of {order.pod_id} brings another result than ADD gave")
+                world.plugins.pop(order.pod_id, None)
+                return
+            world.links.pop(order.interface, None)
+            await self._life.step("network.detach link")
+            for address in order.addresses:
+                if world.addresses.get(address) == order.pod_id:
+                    del world.addresses[address]
+
+    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
+        await trio.lowlevel.checkpoint()
+        for order in live:
+            if order.network == "bridge" and self._world.links.get(order.interface) != order.pod_id:
+                self._life.faults.seen.append(f"reconcile: {order.pod_id} has no link")

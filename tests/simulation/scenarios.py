@@ -1,0 +1,243 @@
+"""What a kubelet does in simulations, from the first request to nothing left, with the invariants at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ocid.errors import EffectFailed, OcidError
+from tests.fakes.invariants import check
+from tests.fakes.kubelet import Kubelet, container_config, pod_config
+from tests.fakes.node import Node, Scenario
+
+APP, WEB = "reg.test/app:1", "reg.test/web:1"
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(body: Callable[[Node, Kubelet], Awaitable[None]]) -> Callable[[Node, Kubelet], Awaitable[None]]:
+    """Enter a scenario; every one ends with the invariants."""
+
+    async def whole(node: Node) -> None:
+        kubelet = Kubelet(node)
+        await body(node, kubelet)
+        await check(node, kubelet)
+
+    SCENARIOS[body.__name__] = whole
+    return body
+
+
+async def image_of(node: Node, kubelet: Kubelet, *contents: str) -> str:
+    """Have an image in the store."""
+    node.shelf.put(APP, *(contents or ("base",)))
+    return await kubelet.eventually(kubelet.pull, APP)
+
+
+@scenario
+async def pod_with_two_containers(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config())
+    first = await kubelet.eventually(kubelet.create, pod, container_config("first", image, "run:1000"))
+    second = await kubelet.eventually(kubelet.create, pod, container_config("second", image, "run:1000"))
+    await kubelet.start(first)
+    await kubelet.start(second)
+    await kubelet.eventually(kubelet.stop, first, 0)
+    await kubelet.eventually(kubelet.remove, first)
+    await kubelet.eventually(kubelet.stop_pod, pod)
+    await kubelet.eventually(kubelet.remove_pod, pod)
+
+
+@scenario
+async def shared_pid_pod(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config(shared_pid=True))
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    await kubelet.stop(one, 1)
+    await kubelet.stop_pod(pod)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def host_network_pod(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config(host=True))
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def container_that_exits_by_itself(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "run:2", "code:3"))
+    await kubelet.start(one)
+    state = await kubelet.wait_exited(one)
+    assert state.exited is not None
+    assert (state.exited.exit_code, state.exited.oom_killed) == (3, False)
+    again = await kubelet.create(pod, container_config("one", image, "run:1000", attempt=1))
+    assert again != one
+    await kubelet.start(again)
+    await kubelet.remove(one)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def out_of_memory(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "run:2", "oom"))
+    await kubelet.start(one)
+    state = await kubelet.wait_exited(one)
+    assert state.exited is not None
+    assert (state.exited.exit_code, state.exited.oom_killed) == (137, True)
+    await kubelet.stop_pod(pod)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def stop_with_grace(node: Node, kubelet: Kubelet) -> None:
+    """One traps TERM and ends in time with its own code, one ignores it and is killed when the time is up."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    traps = await kubelet.create(pod, container_config("traps", image, "term:trap:2", "code:7"))
+    ignores = await kubelet.create(pod, container_config("ignores", image, "term:ignore"))
+    await kubelet.start(traps)
+    await kubelet.start(ignores)
+    await kubelet.stop(traps, 30)
+    await kubelet.stop(ignores, 5)
+    states = [await kubelet.wait_exited(one) for one in (traps, ignores)]
+    assert [state.exited.exit_code for state in states if state.exited is not None] == [7, 137]
+    await kubelet.stop_pod(pod)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def create_that_fails(node: Node, kubelet: Kubelet) -> None:
+    """The runtime refuses one container, cannot execute another; the pod and a third one are well."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    node.faults.script("runtime.create", "fail")
+    for name, args in (("refused", ("run:1000",)), ("noexec", ("noexec",))):
+        bad = await kubelet.create(pod, container_config(name, image, *args))
+        try:
+            await kubelet.start(bad)
+        except EffectFailed:
+            pass
+        else:
+            assert node.lives > 1, "only a daemon that died may have tried again"
+    good = await kubelet.create(pod, container_config("good", image, "run:1000"))
+    await kubelet.start(good)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def prepare_that_fails(node: Node, kubelet: Kubelet) -> None:
+    """CreateContainer fails and leaves nothing; the next attempt of the same name works."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    node.faults.script("layers.mount", "fail")
+    one = await kubelet.eventually(kubelet.create, pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def pulls_that_share_layers(node: Node, kubelet: Kubelet) -> None:
+    """Two images share their base, are pulled at once, and a container runs from each; then both go."""
+    node.shelf.put(APP, "base", "libs", "app")
+    node.shelf.put(WEB, "base", "libs", "web")
+    images: dict[str, str] = {}
+
+    async def pull(reference: str) -> None:
+        images[reference] = await kubelet.eventually(kubelet.pull, reference)
+
+    async with trio.open_nursery() as nursery:
+        for reference in (APP, WEB, APP):
+            nursery.start_soon(pull, reference)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", images[WEB], "run:1000"))
+    await kubelet.start(one)
+    await kubelet.remove_image(images[APP])
+    await kubelet.remove_image(images[WEB])
+    await kubelet.remove_pod(pod)
+    await kubelet.pull(APP)
+    await kubelet.remove_image(images[APP])
+
+
+@scenario
+async def registry_that_fails(node: Node, kubelet: Kubelet) -> None:
+    node.shelf.put(APP, "base", "app")
+    node.faults.script("registry.resolve", "unavailable")
+    node.faults.script("registry.fetch", "late", "fail")
+    node.faults.script("layers.unpack", "fail")
+    await kubelet.eventually(kubelet.pull, APP)
+
+
+@scenario
+async def concurrent_retries(node: Node, kubelet: Kubelet) -> None:
+    """The same request, three times at once, makes one thing."""
+    image = await image_of(node, kubelet)
+    pods, containers = set(), set()
+
+    async def run() -> None:
+        pods.add(await kubelet.run_pod(pod_config()))
+
+    async def create() -> None:
+        containers.add(await kubelet.create(min(pods), container_config("one", image, "run:1000")))
+
+    for request in (run, create):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(request)
+    assert len(pods) == 1
+    assert len(containers) == 1
+    await kubelet.remove_pod(min(pods))
+
+
+@scenario
+async def network_that_cannot_be_detached(node: Node, kubelet: Kubelet) -> None:
+    pod = await kubelet.run_pod(pod_config())
+    node.faults.script("network.detach", "fail", "unavailable", "late")
+    await kubelet.eventually(kubelet.stop_pod, pod)
+    await kubelet.eventually(kubelet.remove_pod, pod)
+
+
+@scenario
+async def pod_that_fails(node: Node, kubelet: Kubelet) -> None:
+    """Attaching fails: the pod takes itself down, gives its addresses back, and the next one is made."""
+    node.faults.script("network.attach", "fail")
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config())
+    await kubelet.stop_pod(pod)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def removed_while_stopping(node: Node, kubelet: Kubelet) -> None:
+    """Containers are removed by name while their pod is removed, as two workers of a kubelet do."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    names = [await kubelet.create(pod, container_config(f"c{n}", image, "run:1000")) for n in range(3)]
+    await kubelet.start(names[0])
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(kubelet.eventually, kubelet.remove, name)
+        nursery.start_soon(kubelet.eventually, kubelet.remove_pod, pod)
+
+
+@scenario
+async def command_in_a_container(node: Node, kubelet: Kubelet) -> None:
+    """A command that ends, one whose time is up, and one that the daemon's death cuts short."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    for argv, timeout_s in ((("run:1", "code:4"), 0), (("run:100",), 3)):
+        try:
+            finished = await kubelet.exec_sync(one, *argv, timeout_s=timeout_s)
+        except OcidError:
+            assert node.lives > 1, "only the daemon's death may fail a command"
+        else:
+            assert (finished.exit_code, finished.timed_out) == ((4, False) if timeout_s == 0 else (137, True))
+    await kubelet.remove_pod(pod)
