@@ -75,7 +75,7 @@ class Actor(Generic[State]):
         self.version = 0
         self.over = trio.Event()  # set when the actor will never run again
         self.unfit: str | None = None  # why its supervisor gave it up
-        self.context = DAEMON  # of the last command that changed something; what follows from it by itself inherits it
+        self._follows = DAEMON  # context of what comes of the last command by itself: asked for by nobody else
         self._perform = perform
         self._journal = journal
         self._send, self._inbox = trio.open_memory_channel[Ask](INBOX_MAX)
@@ -104,7 +104,7 @@ class Actor(Generic[State]):
         """Put *command* into the inbox without waiting for its answer."""
         ask = Ask(command, context, documents)
         if self.over.is_set():
-            ask.refuse(Unavailable(self.unfit or f"{self.stream} is gone"))
+            self._dismiss(ask)
             return ask
         try:
             self._send.send_nowait(ask)
@@ -168,8 +168,19 @@ class Actor(Generic[State]):
                 ask = self._inbox.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
-            ask.refuse(Unavailable(unfit or f"{self.stream} is gone"))
+            self._dismiss(ask)
         self._wake()
+
+    def _dismiss(self, ask: Ask) -> None:
+        """Answer a command that comes after the end: what is so already succeeds, as stopping what is removed does."""
+        try:
+            late = self.unfit is not None or self.decider.decide(self.state, ask.command) != ()
+        except OcidError as error:
+            ask.refuse(error)
+            return
+        if late:
+            ask.refuse(Unavailable(self.unfit or f"{self.stream} is gone"))
+        ask.answered.set()
 
     def revive(self) -> None:
         """Make an actor that was given up able to run again; the supervisor must start it."""

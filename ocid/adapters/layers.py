@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,7 +30,7 @@ from ocid.adapters import mounts
 from ocid.adapters.durable import StoreSync, sync_directory
 from ocid.adapters.unpack import Unpacker
 from ocid.domain import manifest
-from ocid.errors import EffectFailed, Exhausted, NotFound, Unavailable, Unsupported
+from ocid.errors import EffectFailed, Exhausted, NotFound, Unavailable, Unsupported, tail
 from ocid.ids import ChainId, Digest
 from ocid.ports import ContainerOrder, LayerBlob, LayerSize, StoreUsage
 
@@ -131,8 +132,7 @@ class LayerStore:
                 inodes=made.inodes,
                 covers_all=made.covers_all,
             )
-            (staged / _META).write_bytes(msgspec.json.encode(record))
-            _forget(blob)  # before the sync, which need not write it then
+            await trio.to_thread.run_sync(_seal, staged, record, blob)
             await self._store_sync.sync()
             await trio.to_thread.run_sync(self._publish, staged, layer.chain_id)
             self._layers[layer.chain_id] = record
@@ -262,6 +262,12 @@ def _read_meta(place: Path) -> _Meta | None:
     return record if _hex(record.chain_id) == place.name and (place / _DIFF).is_dir() else None
 
 
+def _seal(staged: Path, record: _Meta, blob: Path) -> None:
+    """Put the record beside an unpacked layer, and drop the blob before the sync, which need not write it then."""
+    (staged / _META).write_bytes(msgspec.json.encode(record))
+    _forget(blob)
+
+
 def _forget(blob: Path) -> None:
     blob.unlink(missing_ok=True)
 
@@ -282,16 +288,22 @@ def _mount(lowers: list[Path], writable: Path, target: Path) -> None:
 
 
 def _delete(place: Path) -> None:
-    """Delete a file or a tree; nothing there is success."""
+    """Delete a file or a tree, whatever a container has made of it; nothing there is success.
+
+    Trees that are too deep for Python are left to rm(1), which has no such limit.
+    """
     try:
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
+        if not place.is_dir() or place.is_symlink():
             place.unlink(missing_ok=True)
+            return
+        shutil.rmtree(place)
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise EffectFailed(f"removal of {str(place)!r}: {error.strerror}") from error
+    except (OSError, RecursionError):
+        command = ["rm", "-rf", "--one-file-system", "--", os.fspath(place)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode != 0:
+            raise EffectFailed(f"removal of {str(place)!r}: {tail(done.stderr)}") from None
 
 
 def _measure(directory: Path) -> tuple[int, int]:

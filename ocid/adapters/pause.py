@@ -63,7 +63,7 @@ class PauseProcesses:
         state = await handler.init(order.pod_id, bundle / "runtime.log")
         if state is None or state.process is None:
             raise EffectFailed(f"{doing} left no state at {handler.root}")
-        if handler.kind != "other" and not await has_executed(handler.kind, state.process):
+        if handler.kind != "other" and await has_executed(handler.kind, state.process) is not True:
             raise EffectFailed(f"{doing}: {self._binary!r} could not be executed")
         return state.process
 

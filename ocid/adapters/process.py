@@ -56,6 +56,20 @@ def name_of(pid: int) -> str | None:
         return None
 
 
+def ended_as(process: Process) -> str | None:
+    """Return the name that an ended process has as a zombie; None when it runs or was reaped."""
+    try:
+        with open(f"/proc/{process.pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    rear = text.rindex(b")")
+    fields = text[rear + 2 :].split(b" ")
+    if int(fields[19]) != process.start_ticks or fields[0] not in (b"Z", b"X"):
+        return None
+    return text[text.index(b"(") + 1 : rear].decode("utf-8", "replace")
+
+
 def _stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat from the third on: the second holds the name, which may hold anything."""
     try:

@@ -21,7 +21,7 @@ import trio
 from ocid.adapters.auth import Authorizer, parse_challenges
 from ocid.adapters.endpoints import Endpoint, Endpoints, RegistrySettings
 from ocid.adapters.http import Broken, Response
-from ocid.adapters.sinks import FileSink, Sink, file_is
+from ocid.adapters.sinks import Batches, FileSink, Sink, file_is
 from ocid.domain import manifest as manifests
 from ocid.domain import reference as references
 from ocid.domain.manifest import Descriptor, Index, Manifest, Platform
@@ -224,11 +224,17 @@ class HttpRegistry:
                 said = response.header("content-length")
                 if said.isdigit() and int(said) != size_bytes - sink.size_bytes:
                     raise _lied(endpoint, what, int(said) + sink.size_bytes, size_bytes)
-                while piece := await response.piece():
-                    if sink.size_bytes + len(piece) > size_bytes:
-                        raise _lied(endpoint, what, sink.size_bytes + len(piece), size_bytes)
-                    sink.write(piece)
-                    progress(len(piece))
+                batches = Batches(sink)
+                try:
+                    while piece := await response.piece():
+                        if batches.size_bytes + len(piece) > size_bytes:
+                            raise _lied(endpoint, what, batches.size_bytes + len(piece), size_bytes)
+                        await batches.write(piece)
+                        progress(len(piece))
+                except Broken:
+                    await batches.flush()  # the next attempt goes on from there
+                    raise
+                await batches.flush()
 
         await self._tried(endpoint, go_on, lambda: sink.size_bytes)
         if sink.size_bytes != size_bytes:

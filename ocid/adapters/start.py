@@ -57,7 +57,7 @@ async def release(kind: str, fifo: Path, init: Process, order: ContainerOrder, m
         executed = True  # a daemon that died opened the FIFO, and did not come to remove it
     _remove(fifo)  # left behind it makes the runtime say "created" for ever
     if not executed:
-        await _raise_refusal(kind, init, order, monitor)
+        await _raise_refusal(kind, order, monitor, certain=executed is False)
 
 
 def _exists(path: Path) -> bool:
@@ -106,16 +106,19 @@ async def _release_crun(fifo: Path) -> None:
         os.close(descriptor)
 
 
-async def has_executed(kind: str, init: Process) -> bool:
-    """Say whether init executed its program; False also when it was reaped before we could see."""
+async def has_executed(kind: str, init: Process) -> bool | None:
+    """Say whether init executed its program; None when it ended and was reaped before we could see."""
     until = trio.current_time() + _ALIVE_S
     looks = 0
     while trio.current_time() < until:
         name = processes.name_of(init.pid)
-        if name is None or (name.startswith(_WAITING[kind]) and not processes.alive(init)):
-            return False
+        if name is None:
+            return None
         if not name.startswith(_WAITING[kind]):
             return True
+        ended_as = processes.ended_as(init)
+        if ended_as is not None:
+            return not ended_as.startswith(_WAITING[kind])
         looks += 1
         if looks < _SPINS:
             await trio.lowlevel.checkpoint()
@@ -124,20 +127,19 @@ async def has_executed(kind: str, init: Process) -> bool:
     return True
 
 
-async def _raise_refusal(kind: str, init: Process, order: ContainerOrder, monitor: Monitor) -> None:
+async def _raise_refusal(kind: str, order: ContainerOrder, monitor: Monitor, *, certain: bool) -> None:
     """Raise what the runtime wrote into the container's log when it could not execute the program.
 
-    When init is reaped already, a program that was quick is told from one that never ran by those words and the
+    When that is not *certain*, for init was reaped already, a program that was quick is told from one that never ran by those words and the
     runtime's exit code 1.
     """
-    seen = processes.name_of(init.pid) is not None
     await monitor.wait(order)
     words = _last_words(order.log_path)
     refusal = _crun_refusal(words) if kind == "crun" else words if _RUNC_REFUSAL.fullmatch(words) else ""
     written = monitor.exit_code(order)
     if refusal and written is not None and written[0] == 1:
         raise EffectFailed(f"start of container {order.container_id!r}: {refusal}")
-    if seen:
+    if certain:
         raise EffectFailed(f"start of container {order.container_id!r}: init died before the program: {words}")
 
 

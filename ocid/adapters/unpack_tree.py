@@ -130,6 +130,7 @@ class Tree:
 
     def _make_directory(self, path: bytes, mode: int) -> None:
         """Make one directory. Special bits wait for ``finish``: files made meanwhile must not inherit a group."""
+        self._limits.count(path)  # an entry may bring many directories with it
         covered = path in self._whiteouts
         self._clear(path)
         os.mkdir(path, mode & 0o777)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from ocid.cri import present
+from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.selectors import labels_match
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.projections.containers import is_listed
 
 
-def list_containers(facade: Facade, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
+def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encoded:
     """Answer from memory. The filter's fields must all match; ids may be cut short."""
-    wanted, view = request.filter, facade.view
+    wanted, view, items = request.filter, facade.view, facade.container_items
+    items.sweep(view.containers.rows, view.seq)
     found = []
     for name, row in view.containers.rows.items():
         declared = row.state.declared
@@ -23,5 +25,9 @@ def list_containers(facade: Facade, request: pb.ListContainersRequest) -> pb.Lis
             continue
         config = view.containers.config(name)
         if labels_match(wanted.label_selector, config.labels):
-            found.append(present.container_item(row.state, config))
-    return pb.ListContainersResponse(containers=found)
+            found.append(items.part(name, row, lambda state=row.state, config=config: _response(state, config)))
+    return Encoded(pb.ListContainersResponse, b"".join(found))
+
+
+def _response(state: Container, config: ContainerConfig) -> pb.ListContainersResponse:
+    return pb.ListContainersResponse(containers=[present.container_item(state, config)])

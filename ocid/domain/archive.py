@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PATH_BYTES_MAX: Final = 4095  # PATH_MAX without the NUL
 NAME_BYTES_MAX: Final = 255  # NAME_MAX
+PARTS_MAX: Final = 256  # directories within directories; the deepest real trees have a third of it
 LINK_BYTES_MAX: Final = 4095
 SYMLINKS_MAX: Final = 40  # followed on the way to one entry, as the kernel does
 XATTR_BYTES_MAX: Final = 64 << 10  # XATTR_SIZE_MAX
@@ -70,6 +71,8 @@ def _normal(path: bytes, name: bytes) -> bytes:
     if b"\0" in path:
         raise EffectFailed(f"layer entry {shown(name)}: the path holds a NUL")
     parts = [part for part in path.split(b"/") if part and part != b"."]
+    if len(parts) > PARTS_MAX:
+        raise EffectFailed(f"layer entry {shown(name)} is {len(parts)} directories deep, the limit is {PARTS_MAX}")
     for part in parts:
         if part == b"..":
             raise EffectFailed(f"layer entry {shown(name)}: {shown(path)} climbs out with '..': refused")

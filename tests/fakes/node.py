@@ -59,6 +59,10 @@ class Node:
     async def serving(self) -> tuple[Life, Core]:
         """Wait until the daemon has recovered, and return it."""
         await self._serving.wait()
+        while self.life is None or self.life.dead or not self._serving.is_set():
+            if self.life is not None and self.life.dead:
+                await self.life.over.wait()
+            await self._serving.wait()
         assert self.life is not None, "a daemon that serves is alive"
         assert self.core is not None, "a daemon that serves has a core"
         return self.life, self.core
@@ -80,6 +84,11 @@ class Node:
     def serves(self) -> bool:
         """Whether a daemon has recovered and lives."""
         return self._serving.is_set()
+
+    @property
+    def died(self) -> bool:
+        """Whether a daemon was killed."""
+        return self.lives > 1 or (self.life is not None and self.life.dead)
 
     def view(self) -> View:
         """Return the living daemon's view."""
@@ -109,7 +118,8 @@ class Node:
                 pass
             life.dead = True
             life.scope.cancel()
-            self._serving = trio.Event()
+            if self._serving.is_set():
+                self._serving = trio.Event()
             self._ended = trio.Event()
             life.over.set()
             await trio.sleep(0.05)

@@ -57,7 +57,7 @@ IMAGE: Final = "docker.io/test/busybox:1"
 GONE: Final = (StreamTerminatedError, ProtocolError, OSError)  # the daemon died under a call
 _numbers = itertools.count()
 
-# --- a process that inherits what daemons leave, as init does on a node ------------------------------------------------
+# --- a process that inherits what daemons leave, as init does on a node -----------------------------------------------
 
 _KEEPER: Final = """
 import ctypes, json, os, signal, sys, threading, time
@@ -112,7 +112,8 @@ class Keeper:
 
     def close(self) -> None:
         """End the keeper."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(10)
         self._listener.join()
@@ -432,7 +433,8 @@ class Daemon:
     def wait_ready(self) -> None:
         """Wait until the daemon serves; show what it said when it does not."""
         deadline = time.monotonic() + START_S
-        while True:
+        trouble = ""
+        while time.monotonic() < deadline:
             code = self.keeper.ended(self.pid, 0)
             assert code is None, f"the daemon ended with {code}:\n{self.said()}"
             try:
@@ -440,9 +442,10 @@ class Daemon:
                     cri.call("Version", wait_s=5)
                     cri.call("ImageFsInfo", wait_s=5)
                     return
-            except (*GONE, GRPCError, AssertionError) as error:
-                assert time.monotonic() < deadline, f"the daemon does not serve: {error}\n{self.said()}"
+            except (*GONE, GRPCError) as error:
+                trouble = str(error)
                 time.sleep(0.02)
+        raise AssertionError(f"the daemon does not serve: {trouble}\n{self.said()}")
 
     @property
     def alive(self) -> bool:
@@ -542,7 +545,8 @@ class Daemon:
         assert report.last_good_seq == report.records
         view = self.view()
         assert not view.unknown
-        assert view.node.given_up == 0
+        assert not view.node.given_up
+        assert not [one.event for one in self.events() if one.type == "node.actor_crashed"]
         for fold, decider in (
             (view.pods, pod),
             (view.containers, container),
@@ -555,7 +559,7 @@ class Daemon:
             if empty:
                 assert not {name: effect for name, effect in owed.items() if effect is not None}
         if empty:
-            assert not (view.pods.rows or view.containers.rows or view.execs.rows or view.pulls.rows)
+            assert not {**view.pods.rows, **view.containers.rows, **view.execs.rows, **view.pulls.rows}
             assert not view.pods.leases
 
     # --- leaks ---
@@ -592,8 +596,8 @@ class Daemon:
         assert not found, "\n".join(found)
 
     def _mounts(self) -> list[str]:
-        pods = os.path.realpath(self.run / "pods")
-        return [one for one in mounts.targets_below(os.path.realpath(self.directory)) if one not in (pods, str(self.root))]
+        standing = (os.path.realpath(self.run / "pods"), str(self.root))
+        return [one for one in mounts.targets_below(os.path.realpath(self.directory)) if one not in standing]
 
     def _cgroups(self) -> list[str]:
         tops = Cgroups("cgroupfs").directories(self.cgroup_parent)
@@ -604,7 +608,7 @@ class Daemon:
         return found
 
     def _processes(self) -> list[str]:
-        """Return processes other than the daemon that have one of our paths among their words, or live in our cgroups."""
+        """Return processes but the daemon that have one of our paths among their words, or are in our cgroups."""
         ours = str(self.directory).encode()
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):

@@ -136,17 +136,17 @@ async def test_a_container_that_was_being_created_is_made_once(world: World, aft
 
 async def test_a_create_that_hangs_in_the_runtime_is_cleared_away(world: World, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
-    slow.write_text(f'#!/bin/sh\ncase "$*" in *" create "*) exec sleep 30;; esac\nexec {world.handler} "$@"\n')
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *" create "*) exec sleep 30.25;; esac\nexec {world.handler} "$@"\n')
     slow.chmod(0o755)
     order = container_order(world)
     await world.runtime.write_bundle(order, oci_spec(world, order, "/bin/sleep", "100"))
     daemon = daemon_of(world, order, str(slow), "no")
     try:
         await line_of(daemon)
-        await until(lambda: processes.find_by_argument("30"))
+        await until(lambda: processes.find_by_argument("30.25"))
     finally:
         kill(daemon)
-    os.unlink(Path(order.bundle, "monitor.json"))  # as if it had died a moment earlier
+    Path(order.bundle, "monitor.json").unlink(missing_ok=True)  # as if it had died a moment earlier
     init = await world.runtime.create(order)
 
     assert len(monitors(order)) == 1

@@ -250,6 +250,22 @@ async def test_a_removal_that_is_cut_short_is_finished_by_cleaning(
     assert os.listdir(root / "staging") == []
 
 
+async def test_a_tree_of_any_depth_is_removed(root: Path, store: LayerStore) -> None:
+    order = order_of(root)
+    mounted = await store.mount(order, [])
+    here = os.getcwd()
+    try:
+        os.chdir(mounted)
+        for _ in range(3000):  # deeper than any path can name, and than Python can recurse
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    await store.measure()
+    await store.remove_writable(order)
+    assert os.listdir(root / "containers") == os.listdir(root / "staging") == []
+
+
 async def test_usage(root: Path, store: LayerStore) -> None:
     empty = await store.usage()
     assert (empty.image_bytes, empty.container_bytes) == (0, 0)

@@ -377,6 +377,9 @@ async def test_limits_are_kept(tmp_path: Path) -> None:
     with pytest.raises(Exhausted, match="more than 10 entries"):
         await unpack(tmp_path, raw, limits=UnpackLimits(entries_max=10))
     (tmp_path / "layer").rename(tmp_path / "first")
+    with pytest.raises(Exhausted, match="more than 10 entries"):
+        await unpack(tmp_path, archive(member("d/" * 20 + "f")), limits=UnpackLimits(entries_max=10))
+    (tmp_path / "layer").rename(tmp_path / "second")
     with pytest.raises(Exhausted, match="more than 5000 bytes"):
         await unpack(tmp_path, raw, limits=UnpackLimits(bytes_max=5000))
 
