@@ -30,7 +30,7 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfiles import HostDirectory
-from ocid.adapters.layers import LayerStore
+from ocid.adapters.layers import LayerStore, staged_blobs
 from ocid.adapters.network import Networks
 from ocid.adapters.pause import PauseProcesses
 from ocid.adapters.process import Reaper
@@ -110,10 +110,7 @@ async def serve(loaded: Loaded) -> None:
     for directory in (root, run):
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
     listener = server.bind(Path(config.socket))
-    boot_id = BOOT_ID.read_text().strip()
-    opened = await trio.to_thread.run_sync(
-        lambda: open_or_quarantine(root / "log", boot_id=boot_id, map_bytes=config.log.map_bytes)
-    )
+    opened = await trio.to_thread.run_sync(_open_log, config)
     for warning in opened.warnings:
         log.warning("%s", warning)
     stopped_at_ns: int | None = None
@@ -126,8 +123,13 @@ async def serve(loaded: Loaded) -> None:
             nursery.cancel_scope.cancel()
         stopped_at_ns = time.time_ns()
     finally:
-        Path(config.socket).unlink(missing_ok=True)
+        server.unbind(config.socket)
         opened.close(stopped_at_ns=stopped_at_ns)
+
+
+def _open_log(config: Config) -> Opened:
+    boot_id = BOOT_ID.read_text().strip()
+    return open_or_quarantine(Path(config.root) / "log", boot_id=boot_id, map_bytes=config.log.map_bytes)
 
 
 async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, stop: trio.Event) -> None:
@@ -147,10 +149,10 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             await _begin_epoch(core, opened, config)
             await _take_over(opened, writer)
             await recovery.recover(core, rebooted=_rebooted(opened))
+            await recovery.collect_orphans(core)
             facade.open = True
             opened.settled()
             log.info("serving on %s", config.socket)
-            actors.start_soon(recovery.collect_orphans, core)
             actors.start_soon(_measure_usage, facade)
             actors.start_soon(_snapshot_now_and_then, view, writer)
             await stop.wait()
@@ -369,7 +371,8 @@ class Wiring:
 
     def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
         """Open a connection to the daemon."""
-        return client.connect(Path(loaded.config.socket))
+        root = Path(loaded.config.root)
+        return client.connect(Path(loaded.config.socket), lambda: staged_blobs(root))
 
 
 def main() -> int:

@@ -429,6 +429,14 @@ class LayerSize(msgspec.Struct, frozen=True, kw_only=True):
     inodes: int
 
 
+class LayerProgress(msgspec.Struct, frozen=True):
+    """How far one layer of a pull has come."""
+
+    digest: str  # of the blob, as ``layer.wanted`` has it
+    done_bytes: int
+    total_bytes: int  # 0 where only the manifest knows it
+
+
 class StoreUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What images and containers take of which file system."""
 

@@ -19,7 +19,7 @@ from tests.images import BuiltImage
 
 Misdeed = tuple[str, Any]
 # ("status", code) ("cut", bytes sent first) ("hang", bytes sent first) ("redirect", URL) ("content", bytes)
-# ("announce", a false Content-Length) ("garbage", None)
+# ("announce", a false Content-Length) ("garbage", None) ("part", a false first byte of a Content-Range)
 
 
 @dataclass
@@ -176,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = self.headers.get("range")
             if wanted is not None and wanted.startswith("bytes="):
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                if misdeed is not None and misdeed[0] == "part":
+                    start = misdeed[1]
                 content_range = f"bytes {start}-{len(raw) - 1}/{len(raw)}"
                 self._answer(206, raw[start:], {"Content-Range": content_range}, misdeed)
             else:

@@ -225,10 +225,10 @@ class Actor(Generic[State]):
             self._current = None
             return
         if facts:
-            context = ask.context if ask.context is not DAEMON else self.context
+            context = ask.context if ask.context is not DAEMON else self._follows
             # Not shielded: a log that failed never answers. Cut short here, the actor is rebuilt from its stream.
-            await self._journal.append(self.stream, self.version, facts, context, ask.documents)
-            self.context = context
+            written = await self._journal.append(self.stream, self.version, facts, context, ask.documents)
+            self._follows = Context(correlation=context.correlation, cause=written[-1].seq)
             self.state = functools.reduce(self.decider.evolve, facts, self.state)
             self.version += len(facts)
             self._wake()
@@ -238,6 +238,8 @@ class Actor(Generic[State]):
     async def _run_effect(self, effect: Any, scope: trio.CancelScope, before: trio.Event, idle: trio.Event) -> None:
         try:
             await before.wait()
+            if scope.cancel_called:
+                return  # superseded before it began
             with scope:
                 note = await self._perform(effect, self.state)
             if not scope.cancelled_caught:

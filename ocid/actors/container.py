@@ -50,7 +50,7 @@ class ContainerEffects:
         """Run one effect and say what came of it. Foreseen failures are notes, too."""
         assert state.declared is not None, "an undeclared container owes nothing"
         try:
-            return await self._perform(effect, state.declared)
+            return await self._perform(effect, state.declared, state.started_at_ns)
         except OcidError as error:
             step = type(effect).__name__.removesuffix("Effect")
             now_ns = self._host.clock.wall_ns()
@@ -58,7 +58,7 @@ class ContainerEffects:
                 domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns)
             )
 
-    async def _perform(self, effect: domain.Effect, declared: Declared) -> Note:
+    async def _perform(self, effect: domain.Effect, declared: Declared, started_at_ns: int) -> Note:
         host = self._host
         match effect:
             case domain.PrepareEffect():
@@ -67,14 +67,15 @@ class ContainerEffects:
                 process = await host.runtime.create(self.order(declared))
                 return Note(domain.NoteCreated(pid=process.pid, start_ticks=process.start_ticks))
             case domain.StartEffect():
+                at_ns = host.clock.wall_ns()  # before: a short program has ended when start returns
                 await host.runtime.start(self.order(declared))
-                return Note(domain.NoteStarted(at_ns=host.clock.wall_ns()))
+                return Note(domain.NoteStarted(at_ns=at_ns))
             case domain.Watch(pid=pid, start_ticks=ticks, failures=failures):
                 await back_off(failures)
                 ended = await host.runtime.wait(self.order(declared), Process(pid=pid, start_ticks=ticks))
-                return _exited(ended)
+                return _exited(ended, started_at_ns)
             case domain.Terminate():
-                return _exited(await self._terminate(effect, declared))
+                return _exited(await self._terminate(effect, declared), started_at_ns)
             case domain.Release(failures=failures):
                 await back_off(failures)
                 order = self.order(declared)
@@ -223,10 +224,11 @@ class ContainerEffects:
         )
 
 
-def _exited(ended: Exit) -> Note:
+def _exited(ended: Exit, started_at_ns: int) -> Note:
+    at_ns = max(ended.at_ns, started_at_ns)  # a file's time is that of the last tick
     return Note(
         domain.NoteExited(
-            at_ns=ended.at_ns, exit_code=ended.exit_code, oom_killed=ended.oom_killed, source=ended.source
+            at_ns=at_ns, exit_code=ended.exit_code, oom_killed=ended.oom_killed, source=ended.source
         )
     )
 

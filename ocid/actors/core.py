@@ -45,7 +45,7 @@ class Core:
             "container", container, journal, supervisor, _container_key, self._container_given_up
         )
         self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
-        self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor)
+        self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor, self._pull_key)
         self.layers: Kind[Layer] = Kind("layer", layer, journal, supervisor)
         self.catalog: Kind[Catalog] = Kind("catalog", catalog, journal, supervisor)
         self.images = Images(host.journal)
@@ -95,6 +95,11 @@ class Core:
             if isinstance(key, containers.ContainerKey) and key.pod_id == pod_id
         ]
         return [actor for actor in known if actor is not None and actor not in young] + young
+
+    def _pull_key(self, state: Pull) -> object:
+        """Credentials are part of it, which no event has: only a pull of this life of the daemon can be joined."""
+        session = None if state.requested is None else self.pull_effects.sessions.get(state.requested.pull_id)
+        return None if session is None or state.ended else (session.reference, session.credentials)
 
 
 def _pod_key(state: Pod) -> object:

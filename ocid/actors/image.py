@@ -148,7 +148,8 @@ class PullEffects:
 
     async def _ensure_layers(self, state: Pull, session: Session) -> None:
         """Have every layer made, a few at a time; layers that others are making are waited for."""
-        assert session.resolved is not None and state.requested is not None, "layers come after resolving"
+        assert session.resolved is not None, "layers come after resolving"
+        assert state.requested is not None, "a pull that nobody requested owes nothing"
         limit = trio.CapacityLimiter(self._host.settings.pull_downloads_max)
         failures: list[OcidError] = []
         pull_id = state.requested.pull_id

@@ -55,11 +55,11 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
 
     running = sum(row.state.running for row in view.containers.rows.values())
     await host.layers.clean_staging()
-    await _sweep_execs(core)
     await _restore(core.layers, view.layers, of_layer)
     await _restore(core.catalog, view.catalog, lambda row: catalog.observe(row.state))
     await _restore(core.pods, view.pods, of_pod)
     await _restore(core.containers, view.containers, of_container)
+    await _sweep_execs(core)
     attached = [actor.state.declared for actor in core.pods if actor.state.attached and not actor.state.detached]
     await host.network.reconcile([network_order(host, declared) for declared in attached if declared is not None])
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
@@ -97,7 +97,7 @@ async def _sweep_execs(core: Core) -> None:
 
 
 async def collect_orphans(core: Core) -> None:
-    """Remove what lies under our own prefixes and no stream names. Runs after recovery, and never while a pull could."""
+    """Remove what lies under our own prefixes and no stream names. Runs after recovery and before anybody may pull."""
     host, view = core.host, core.view
     for chain_id in host.layers.chain_ids():
         if chain_id not in view.layers.rows and core.layers.find(chain_id) is None:
@@ -105,7 +105,7 @@ async def collect_orphans(core: Core) -> None:
     known = view.containers.rows.keys() | view.pods.rows.keys()
     for container_id in await host.runtime.container_ids():
         if container_id not in known and core.containers.find(container_id) is None:
-            log.warning("container %s is in the runtime's state directory, but in no stream; it is left alone", container_id)
+            log.warning("container %s is in the runtime's state directory, but in no stream; left alone", container_id)
             core.recorder.record(node.OrphanFound(kind="container", name=container_id, action="left"))
 
 

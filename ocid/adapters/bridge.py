@@ -263,10 +263,10 @@ def _uplink_mtu(host: Netlink) -> int:
     return MTU_DEFAULT
 
 
-def _mac(*names: str) -> bytes:
+def _mac(*names: str) -> str:
     """Derive a locally administered unicast address, the same for the same names for ever."""
     digest = hashlib.sha256("/".join(names).encode()).digest()
-    return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
+    return bytes([digest[0] & 0xFC | 0x02, *digest[1:6]]).hex(":")
 
 
 def _read(sysctl: str) -> str:

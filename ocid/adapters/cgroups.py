@@ -50,7 +50,7 @@ class Cgroups:
         controllers_v1 = set(self.hierarchies) - {"", "systemd"}
         self.version = 2 if v2_at_root or not controllers_v1 else 1
         if self.version == 2:
-            self.hierarchies = {"": self.hierarchies.get("", _KERNEL_ROOT)}
+            self.hierarchies = {"": _KERNEL_ROOT if v2_at_root else self.hierarchies.get("", _KERNEL_ROOT)}
         has_systemd = self.version == 2 and os.path.isdir(_SYSTEMD_RUNS)
         auto = CgroupDriver.SYSTEMD if has_systemd else CgroupDriver.CGROUPFS
         self.driver = auto if driver == "auto" else CgroupDriver(driver)

@@ -49,13 +49,17 @@ class Endpoints:
         self._answered: dict[str, Endpoint] = {}  # by repository
 
     def note_answer(self, name: Reference, endpoint: Endpoint) -> None:
-        """Remember who served a repository: it is asked first from now on."""
+        """Remember who served a repository."""
         if len(self._answered) >= _REMEMBERED_MAX:
             self._answered.clear()
         self._answered[name.repository] = endpoint
 
-    async def of(self, name: Reference) -> list[Endpoint]:
-        """Return where to ask: whoever answered last for this repository, then mirrors, then the origin."""
+    async def of(self, name: Reference, *, last_first: bool) -> list[Endpoint]:
+        """Return where to ask: mirrors, then the origin.
+
+        With *last_first* whoever answered last for this repository comes before them all: it has the blobs that its
+        manifest names.
+        """
         settings = self._settings_of(name.domain)
         found: list[Endpoint] = []
         for url in settings.mirrors:
@@ -65,7 +69,7 @@ class Endpoints:
         host = _DOCKER_HUB if name.domain == DEFAULT_DOMAIN else name.domain
         origin = await self._origin(host, settings)
         found.append(Endpoint(origin=origin, base="", mirror=False, query=""))
-        last = self._answered.get(name.repository)
+        last = self._answered.get(name.repository) if last_first else None
         return sorted(found, key=lambda endpoint: endpoint != last)
 
     async def _origin(self, host: str, settings: RegistrySettings) -> Origin:

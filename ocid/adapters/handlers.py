@@ -32,6 +32,7 @@ class InitState(msgspec.Struct, frozen=True, kw_only=True):
     """What a runtime's state directory says of a container's init."""
 
     process: Process | None  # None: not known, as in a directory that is only half written
+    status: str = ""  # of the OCI "state" command, where that was asked
 
 
 class _RuncState(msgspec.Struct):
@@ -136,10 +137,11 @@ class Handler:
             said: dict[str, Any] = msgspec.json.decode(done.stdout, type=dict[str, Any])
         except (EffectFailed, msgspec.DecodeError, msgspec.ValidationError):
             return None
+        status = str(said.get("status", ""))
         try:
-            return InitState(process=processes.identify(int(said.get("pid", 0))))
+            return InitState(process=processes.identify(int(said.get("pid", 0))), status=status)
         except NotFound:
-            return InitState(process=None)
+            return InitState(process=None, status=status)
 
     def container_ids(self) -> set[str]:
         """List the containers that the runtime's state directory holds."""

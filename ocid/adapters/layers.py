@@ -34,7 +34,6 @@ from ocid.errors import EffectFailed, Exhausted, NotFound, Unavailable, Unsuppor
 from ocid.ids import ChainId, Digest
 from ocid.ports import ContainerOrder, LayerBlob, LayerSize, StoreUsage
 
-USAGE_EVERY_S: Final = 10.0
 CLEANUP_S: Final = 30.0
 _META: Final = "meta.json"
 _DIFF: Final = "diff"
@@ -204,7 +203,7 @@ class LayerStore:
     # --- what it takes -----------------------------------------------------------------------------------------------
 
     async def usage(self) -> StoreUsage:
-        """Return what images and containers take, from memory; of containers as last measured by ``keep_usage``."""
+        """Return what images and containers take, from memory; of containers as last measured by ``measure``."""
         return StoreUsage(
             at_ns=self._now_ns(),
             image_path=str(self._root),
@@ -214,12 +213,6 @@ class LayerStore:
             container_bytes=self._container_bytes,
             container_inodes=self._container_inodes,
         )
-
-    async def keep_usage(self, every_s: float = USAGE_EVERY_S) -> None:
-        """Measure the writable layers again and again, until cancelled."""
-        while True:
-            await self.measure()
-            await trio.sleep(every_s)
 
     async def measure(self) -> None:
         """Measure the writable layers now."""
@@ -248,6 +241,17 @@ class LayerStore:
         except OSError as error:
             raise EffectFailed(f"removal of {str(place)!r}: {error.strerror}") from error
         return trash
+
+
+def staged_blobs(root: Path) -> dict[str, int]:
+    """Return the bytes that unfinished downloads to the store at *root* have, by the digest of the blob."""
+    found = {}
+    with suppress(OSError), os.scandir(root / "staging") as entries:
+        for entry in entries:
+            if entry.name.startswith("blob-"):
+                with suppress(OSError):
+                    found[f"sha256:{entry.name[5:69]}"] = entry.stat().st_size
+    return found
 
 
 def _hex(name: ChainId | Digest) -> str:

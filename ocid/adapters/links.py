@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import socket
-import struct
 from collections.abc import Callable
 from threading import Thread
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from ocid.adapters import netlink
-from ocid.adapters.netlink import Netlink
+from ocid.adapters.netlink import Netlink, Watch
 
 T = TypeVar("T")
 
-WATCH_MS: Final = 20  # how long to wait for an event before looking whether the deletion is over
+WATCH_S: Final = 0.02  # how long to wait for an event before looking whether the deletion is over
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET: Final = 0x40000000
@@ -60,7 +57,7 @@ def delete_soon(name: str) -> None:
         Refused: the kernel refuses.
     """
     failures: list[OSError] = []
-    with Netlink() as requests, Watch() as watch:
+    with Netlink() as requests, Watch(WATCH_S) as watch:
         link = requests.link(name)
         if link is None:
             return
@@ -78,33 +75,3 @@ def delete_soon(name: str) -> None:
             pass
     if failures:
         raise failures[0]
-
-
-class Watch:
-    """Hears of interfaces that go, in the namespace of the thread that opens it. Use as a context manager."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, WATCH_MS * 1000))
-        self._socket.bind((0, 1))  # RTMGRP_LINK
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def saw_deleted(self, index: int) -> bool:
-        """Wait for the next event, at most ``WATCH_MS``, and say whether it was that this interface went."""
-        try:
-            datagram = self._socket.recv(netlink.ANSWER_BYTES_MAX)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno == errno.ENOBUFS:  # events were lost; the deleting thread will end
-                return False
-            raise
-        return any(
-            kind == netlink.DELLINK and netlink.link_of(body).index == index and body[0] == 0  # 0: not a bridge's event
-            for kind, _sequence, body in netlink.messages(datagram)
-        )

@@ -42,6 +42,8 @@ _NR_FSCONFIG: Final = 431
 _NR_FSMOUNT: Final = 432
 _NR_OPENAT2: Final = 437
 _AT_FDCWD: Final = -100
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_STATX_ATTR_MOUNT_ROOT: Final = 0x2000
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_CAPBSET_READ: Final = 23
 
@@ -99,6 +101,19 @@ def openat2(root_fd: int, path: str, flags: int, resolve: int) -> int:
     """openat2(2): open *path* below *root_fd* as *resolve* says, and return the new descriptor."""
     how = struct.pack("QQQ", flags, 0, resolve)
     return _syscall(_NR_OPENAT2, root_fd, os.fsencode(path), how, len(how), path=path)
+
+
+def is_mount_root(path: str) -> bool | None:
+    """Say whether *path*, itself no symbolic link, is the root of a mount; None where the kernel cannot tell.
+
+    Raises:
+        OSError: it does not exist.
+    Source: statx(2) STATX_ATTR_MOUNT_ROOT, Linux 5.8.
+    """
+    found = ctypes.create_string_buffer(256)
+    _checked(_libc.statx(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, ctypes.c_uint(0), found), path)
+    attributes, known = struct.unpack_from("Q", found, 8)[0], struct.unpack_from("Q", found, 56)[0]
+    return bool(attributes & _STATX_ATTR_MOUNT_ROOT) if known & _STATX_ATTR_MOUNT_ROOT else None
 
 
 def fsopen(kind: str) -> int:

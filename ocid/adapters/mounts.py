@@ -79,15 +79,15 @@ def targets_below(directory: str) -> list[str]:
 
 
 def is_mount(target: str) -> bool:
-    """Say whether *target* is the root of a mount. Costs one statx(2); False when it does not exist."""
+    """Say whether *target* is the root of a mount; False when it does not exist. Costs one system call."""
     try:
-        here, above = os.stat(target, follow_symlinks=False), os.stat(os.path.dirname(target))
+        told = linux.is_mount_root(target)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    if here.st_dev != above.st_dev:
-        return True
-    real = os.path.realpath(target)  # a bind mount of the same file system has the same device
-    return any(entry.target == real for entry in mountinfo())
+    if told is None:
+        real = os.path.realpath(target)
+        return any(entry.target == real for entry in mountinfo())
+    return told
 
 
 def bind(source: str, target: str) -> None:

@@ -92,7 +92,7 @@ class HttpRegistry:
         async def at(endpoint: Endpoint) -> ResolvedImage:
             return await self._resolve_at(endpoint, name, credentials)
 
-        return await self._anywhere(name, at)
+        return await self._anywhere(name, at, last_first=False)
 
     async def _resolve_at(self, endpoint: Endpoint, name: Reference, credentials: Credentials | None) -> ResolvedImage:
         raw, document = await self._manifest(endpoint, name, name.target, name.digest, None, credentials)
@@ -193,12 +193,20 @@ class HttpRegistry:
                 return
             partial = into.with_name(f"{into.name}.{blob.chain_id.removeprefix('sha256:')[:16]}.part")
 
+            told = 0
+
+            def reached(size_bytes: int) -> None:
+                nonlocal told
+                if size_bytes > told:  # a download that begins anew is no news until it is further than before
+                    progress(size_bytes - told)
+                    told = size_bytes
+
             async def at(endpoint: Endpoint) -> None:
                 with FileSink(partial) as sink:
-                    await self._download(endpoint, name, blob.blob, blob.size_bytes, sink, credentials, progress)
+                    await self._download(endpoint, name, blob.blob, blob.size_bytes, sink, credentials, reached)
                     await trio.to_thread.run_sync(sink.publish, into)
 
-            await self._anywhere(name, at)
+            await self._anywhere(name, at, last_first=True)
 
     async def _download(
         self,
@@ -210,17 +218,24 @@ class HttpRegistry:
         credentials: Credentials | None,
         progress: Callable[[int], None],
     ) -> None:
-        """Stream a blob into *sink*, go on where a connection broke, and check size and digest."""
+        """Stream a blob into *sink*, go on where a connection broke, and check size and digest.
+
+        *progress* gets the number of bytes that are there.
+        """
         what = f"blob {wanted} of {name.repository}"
 
         async def go_on() -> None:
+            if 0 < sink.size_bytes == size_bytes:
+                return  # all had come before the connection broke
             headers = {"Range": f"bytes={sink.size_bytes}-"} if sink.size_bytes else {}
             async with self._open(endpoint, name, f"blobs/{wanted}", headers, credentials) as response:
                 if response.status == 404:
                     raise NotFound("blob", f"{wanted} in {name.repository} at {endpoint.origin}")
                 await _expect(response, (200, 206), what, credentials)
-                if response.status == 200 or not _continues(response, sink.size_bytes):
+                if not _continues(response, sink.size_bytes):
                     sink.restart()
+                    if response.status == 206:
+                        raise _Again(f"{endpoint.origin} sends another part of {what} than it was asked for")
                 said = response.header("content-length")
                 if said.isdigit() and int(said) != size_bytes - sink.size_bytes:
                     raise _lied(endpoint, what, int(said) + sink.size_bytes, size_bytes)
@@ -230,7 +245,7 @@ class HttpRegistry:
                         if batches.size_bytes + len(piece) > size_bytes:
                             raise _lied(endpoint, what, batches.size_bytes + len(piece), size_bytes)
                         await batches.write(piece)
-                        progress(len(piece))
+                        progress(batches.size_bytes)
                 except Broken:
                     await batches.flush()  # the next attempt goes on from there
                     raise
@@ -244,10 +259,10 @@ class HttpRegistry:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    async def _anywhere(self, name: Reference, at: Callable[[Endpoint], Awaitable[T]]) -> T:
+    async def _anywhere(self, name: Reference, at: Callable[[Endpoint], Awaitable[T]], *, last_first: bool) -> T:
         """Do *at* at the mirrors and the origin in turn, until one succeeds."""
         troubles: dict[Endpoint, OcidError] = {}
-        for endpoint in await self._endpoints.of(name):
+        for endpoint in await self._endpoints.of(name, last_first=last_first):
             try:
                 result = await at(endpoint)
             except OcidError as error:
@@ -358,8 +373,8 @@ class _Refusal(msgspec.Struct):
 
 
 def _continues(response: Response, at: int) -> bool:
-    """Say whether a partial response begins at byte *at*."""
-    return response.status == 206 and response.header("content-range").startswith(f"bytes {at}-")
+    """Say whether a response begins at byte *at*."""
+    return at == 0 if response.status == 200 else response.header("content-range").startswith(f"bytes {at}-")
 
 
 def _lied(endpoint: Endpoint, what: str, size_bytes: int, wanted: int) -> EffectFailed:

@@ -77,6 +77,7 @@ class OciRuntime:
         Raises:
             EffectFailed: one is not installed, or does not answer.
         """
+        linux.become_subreaper()  # the status of a command in a container comes to us when its runtime has left
         found = {}
         for name, config in handlers.items():
             found[name] = await Handler.find(name, config, run_dir / "runtime")
@@ -175,10 +176,12 @@ class OciRuntime:
         handler = self.handler(order.handler)
         log = Path(order.bundle, "runtime.log")
         state = await handler.init(order.container_id, log)
-        if state is None or state.process is None:
+        if state is None or (state.process is None and not state.status):
             raise NotFound("container", order.container_id)
         fifo = handler.exec_fifo(order.container_id)
-        if fifo is None:
+        if fifo is None or state.process is None:
+            if state.status not in ("created", ""):
+                return
             await handler.call(f"start of container {order.container_id!r}", log, "start", order.container_id)
             return
         await release(handler.kind, fifo, state.process, order, self._monitor)

@@ -130,8 +130,8 @@ async def has_executed(kind: str, init: Process) -> bool | None:
 async def _raise_refusal(kind: str, order: ContainerOrder, monitor: Monitor, *, certain: bool) -> None:
     """Raise what the runtime wrote into the container's log when it could not execute the program.
 
-    When that is not *certain*, for init was reaped already, a program that was quick is told from one that never ran by those words and the
-    runtime's exit code 1.
+    When that is not *certain*, for init was reaped already, a program that was quick is told from one that never ran
+    by those words and the runtime's exit code 1.
     """
     await monitor.wait(order)
     words = _last_words(order.log_path)

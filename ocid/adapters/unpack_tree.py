@@ -219,11 +219,12 @@ class Tree:
 
     def _own_directory(self, path: bytes, entry: tar.Entry) -> None:
         where = path or _ROOT
-        if path in self._directories:
+        known = path in self._directories
+        if known:
             os.chmod(where, entry.mode & 0o777)
         else:
             self._make_directory(path, entry.mode)
-        if entry.uid or entry.gid or not path:
+        if entry.uid or entry.gid or known:
             os.chown(where, entry.uid, entry.gid)
         _set_attributes(where, entry)
         self._directories[path] = (entry.mode, entry.mtime_ns)

@@ -6,18 +6,8 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-import msgspec
-
 from ocid.config import Loaded
-from ocid.ports import Credentials
-
-
-class LayerProgress(msgspec.Struct, frozen=True):
-    """How far one layer of a pull has come."""
-
-    digest: str  # of the blob, as ``layer.wanted`` has it
-    done_bytes: int
-    total_bytes: int
+from ocid.ports import Credentials, LayerProgress
 
 
 class Client(Protocol):

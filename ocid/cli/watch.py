@@ -9,9 +9,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from ocid.cli.client import LayerProgress
 from ocid.events import image, layer
 from ocid.events.envelope import Envelope
+from ocid.ports import LayerProgress
 from ocid.projections.text import short, size
 
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
+from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.peers import identify
 from ocid.cri.status import to_grpc
@@ -26,7 +27,7 @@ from ocid.events.envelope import Context
 
 log = logging.getLogger(__name__)
 
-Read = Callable[[Facade, Any], Message]
+Read = Callable[[Facade, Any], Message | Encoded]
 Change = Callable[[Facade, Any, Context], Awaitable[Message]]
 Follow = Callable[[Facade, Any], AsyncGenerator[Message, None]]
 
@@ -132,7 +133,7 @@ async def _refused(facade: Facade, name: str, connection: Any, error: OcidError)
 
 
 def _internal(name: str, bug: Exception) -> GRPCError:
-    log.exception("%s failed in a way nobody foresaw", name, exc_info=bug)
+    log.error("%s failed in a way nobody foresaw", name, exc_info=bug)
     return GRPCError(grpclib.const.Status.INTERNAL, f"{name}: {type(bug).__name__}: {bug}; this is a bug of ocid")
 
 

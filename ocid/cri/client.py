@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,17 @@ from ocid import errors
 from ocid.cri.status import STATUS_OF
 from ocid.cri.stubs import api_grpc
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.ports import Credentials
+from ocid.ports import Credentials, LayerProgress
 
+Staged = Callable[[], Mapping[str, int]]
 ERROR_OF: dict[Status, type[errors.OcidError]] = {status: error for error, status in STATUS_OF.items()}
 
 
 class CriClient:
     """A connection to the daemon. Trio-flavoured; an asyncio loop must be open."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, staged: Staged) -> None:
+        self._staged = staged
         self._images = api_grpc.ImageServiceStub(channel)
 
     async def pull_image(self, reference: str, credentials: Credentials | None) -> str:
@@ -48,8 +50,10 @@ class CriClient:
         return response.image_ref
 
     async def progress(self, reference: str) -> Sequence[Any]:
-        """The CRI has no progress; what the log says of a pull has to do."""
-        return ()
+        """Return how far downloads have come. The CRI has no such call, so the store's staging files are looked at."""
+        return [
+            LayerProgress(digest=digest, done_bytes=size, total_bytes=0) for digest, size in self._staged().items()
+        ]
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
@@ -62,8 +66,8 @@ class CriClient:
 
 
 @contextlib.asynccontextmanager
-async def connect(path: Path) -> AsyncIterator[CriClient]:
-    """Connect to the CRI socket at *path*.
+async def connect(path: Path, staged: Staged) -> AsyncIterator[CriClient]:
+    """Connect to the CRI socket at *path*; *staged* tells the bytes that downloads have, by blob.
 
     Raises:
         OSError: nothing listens there, or this user may not connect.
@@ -72,6 +76,6 @@ async def connect(path: Path) -> AsyncIterator[CriClient]:
         channel = Channel(path=str(path))
         try:
             await trio_asyncio.aio_as_trio(channel.__connect__)()
-            yield CriClient(channel)
+            yield CriClient(channel, staged)
         finally:
             channel.close()

@@ -25,9 +25,5 @@ def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encode
             continue
         config = view.containers.config(name)
         if labels_match(wanted.label_selector, config.labels):
-            found.append(items.part(name, row, lambda state=row.state, config=config: _response(state, config)))
-    return Encoded(pb.ListContainersResponse, b"".join(found))
-
-
-def _response(state: Container, config: ContainerConfig) -> pb.ListContainersResponse:
-    return pb.ListContainersResponse(containers=[present.container_item(state, config)])
+            found.append(items.part(name, row, config))
+    return items.response(found)

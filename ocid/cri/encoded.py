@@ -1,15 +1,14 @@
-"""Lists as bytes: each item is encoded once for each change of its row, and a response is its items laid end to end.
+"""Lists as bytes: an item is encoded once for each change of its row, and a response is its items laid end to end.
 
-The kubelet lists all pods and all containers every second, and hardly any has changed since.
+The kubelet lists all pods and all containers every second, and hardly any of them has changed since.
 
-Source: Protocol Buffers encoding, "Last One Wins": encoded messages laid end to end are one message, whose repeated
-fields hold all their items.
+Source: Protocol Buffers, "Encoding": encoded messages laid end to end are one message, repeated fields appended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 from grpclib.encoding.proto import ProtoCodec
@@ -17,6 +16,7 @@ from grpclib.encoding.proto import ProtoCodec
 from ocid.projections.fold import Row
 
 State = TypeVar("State")
+Config = TypeVar("Config")
 
 
 class Encoded:
@@ -25,38 +25,49 @@ class Encoded:
     __slots__ = ("data", "kind")
 
     def __init__(self, kind: type[Message], data: bytes) -> None:
-        self.kind: Final = kind
-        self.data: Final = data
+        self.kind = kind
+        self.data = data
 
 
-class Items(Generic[State]):
-    """The items of one kind of list, each encoded as a response that holds nothing else."""
+class Items(Generic[State, Config]):
+    """The items of one list, each kept as an encoded response that holds nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Message], field: str, present: Callable[[State, Config], Message]) -> None:
+        """*kind* is the response, *field* the one of its fields that holds the items, *present* makes an item."""
+        self._kind = kind
+        self._field = field
+        self._present = present
         self._parts: dict[str, tuple[Row[State], bytes]] = {}
         self._swept_at = 0  # seq of the log
 
-    def part(self, name: str, row: Row[State], present: Callable[[], Message]) -> bytes:
-        """Return the item of *row*; *present* makes the response that holds it, when the row is new."""
+    def part(self, name: str, row: Row[State], config: Config) -> bytes:
+        """Return the encoded item of *row*, which is *name*'s."""
         known = self._parts.get(name)
         if known is None or known[0] is not row:
-            known = self._parts[name] = (row, present().SerializeToString())
+            item = self._present(row.state, config)
+            known = self._parts[name] = (row, self._kind(**{self._field: [item]}).SerializeToString())
         return known[1]
 
+    def response(self, parts: Iterable[bytes]) -> Encoded:
+        """Return the response that holds all *parts*, in order."""
+        return Encoded(self._kind, b"".join(parts))
+
     def sweep(self, rows: Mapping[str, Row[State]], seq: int) -> None:
-        """Drop the items of rows that are gone from *rows*, which are as of *seq*."""
+        """Drop what is not among *rows* any more; *seq* is the position in the log that these are as of."""
         if seq != self._swept_at:
             self._swept_at = seq
             for name in self._parts.keys() - rows.keys():
                 del self._parts[name]
 
+    def __len__(self) -> int:
+        return len(self._parts)
 
-class Codec(ProtoCodec):  # type: ignore[misc]
-    """grpclib's own codec, but for responses that are encoded already."""
 
-    def encode(self, message: Any, message_type: type[Message]) -> bytes:
+class Codec(ProtoCodec):
+    """grpclib's codec, which also takes responses that are encoded already."""
+
+    def encode(self, message: Any, message_type: type[Any]) -> bytes:
         if not isinstance(message, Encoded):
-            data: bytes = super().encode(message, message_type)
-            return data
+            return super().encode(message, message_type)
         assert message.kind is message_type, f"{message.kind.__name__} is sent as {message_type.__name__}"
         return message.data

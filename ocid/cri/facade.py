@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ocid.actors.core import Core
+from ocid.cri import present
+from ocid.cri.encoded import Items
+from ocid.cri.stubs import api_pb2 as pb
 from ocid.cri.subscribers import Subscribers
 from ocid.domain import catalog, reference
+from ocid.domain.configs import ContainerConfig, PodConfig
+from ocid.domain.container import Container
+from ocid.domain.pod import Pod
 from ocid.errors import InvalidRequest, NotFound, Unavailable
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
@@ -31,6 +37,12 @@ class Facade:
     open: bool = False  # recovery has finished
     subscribers: Subscribers = field(default_factory=Subscribers)
     usage: StoreUsage | None = None  # refreshed in the background
+    pod_items: Items[Pod, PodConfig] = field(
+        default_factory=lambda: Items(pb.ListPodSandboxResponse, "items", present.pod_item)
+    )
+    container_items: Items[Container, ContainerConfig] = field(
+        default_factory=lambda: Items(pb.ListContainersResponse, "containers", present.container_item)
+    )
     _by_connection: weakref.WeakKeyDictionary[Any, int] = field(default_factory=weakref.WeakKeyDictionary)
     _by_process: dict[tuple[int, int], int] = field(default_factory=dict)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from ocid.cri import present
+from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.selectors import labels_match
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.projections.pods import is_listed
 
 
-def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
+def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> Encoded:
     """Answer from memory. The filter's fields must all match; an id may be cut short."""
-    wanted, view = request.filter, facade.view
-    items = []
+    wanted, view, items = request.filter, facade.view, facade.pod_items
+    items.sweep(view.pods.rows, view.seq)
+    found = []
     for name, row in view.pods.rows.items():
         if not is_listed(row.state) or not name.startswith(wanted.id):
             continue
@@ -20,5 +22,5 @@ def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> pb.Li
             continue
         config = view.pods.config(name)
         if labels_match(wanted.label_selector, config.labels):
-            items.append(present.pod_item(row.state, config))
-    return pb.ListPodSandboxResponse(items=items)
+            found.append(items.part(name, row, config))
+    return items.response(found)

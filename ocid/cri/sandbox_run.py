@@ -42,7 +42,8 @@ async def run_pod_sandbox(
     state = await actor.until(lambda pod: pod.ready or pod.failed is not None or pod.stop_wanted)
     if state.failed is not None:
         pods.release_key(actor)
-        raise revive(state.failed.error, f"pod {meta.namespace}/{meta.name}: {state.failed.step}: {state.failed.message}")
+        failed = state.failed
+        raise revive(failed.error, f"pod {meta.namespace}/{meta.name}: {failed.step}: {failed.message}")
     assert state.declared is not None, "a pod that was asked to run is declared"
     return pb.RunPodSandboxResponse(pod_sandbox_id=state.declared.pod_id)
 

@@ -25,6 +25,7 @@ from ocid.cri.container_remove import remove_container
 from ocid.cri.container_start import start_container
 from ocid.cri.container_status import container_status
 from ocid.cri.container_stop import stop_container
+from ocid.cri.encoded import Codec
 from ocid.cri.events_rpc import get_container_events
 from ocid.cri.exec_sync import exec_sync
 from ocid.cri.facade import Facade
@@ -143,11 +144,17 @@ def bind(path: Path) -> socket.socket:
     return listener
 
 
+def unbind(path: str) -> None:
+    """Remove the socket that ``bind`` made."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 async def serve(
     facade: Facade, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the CRI until cancelled. Runs under an open asyncio loop; the caller's tasks are Trio's."""
-    server = Server(services(facade), config=configuration())
+    server = Server(services(facade), codec=Codec(), config=configuration())
     await trio_asyncio.aio_as_trio(server.start)(sock=listener)
     try:
         task_status.started()

@@ -148,11 +148,11 @@ class GaveUp(Event, frozen=True, kw_only=True):
 
 
 ContainerEvent = (
-    Declared | Prepared | PrepareFailed | Created | CreateFailed | StartRequested | Started | StartFailed | StopRequested | Exited | Released
-    | RemoveRequested | Removed | EffectFailed | LogReopened | GaveUp
+    Declared | Prepared | PrepareFailed | Created | CreateFailed | StartRequested | Started | StartFailed
+    | StopRequested | Exited | Released | RemoveRequested | Removed | EffectFailed | LogReopened | GaveUp
 )  # fmt: skip
 
 enter(
-    Declared, Prepared, PrepareFailed, Created, CreateFailed, StartRequested, Started, StartFailed, StopRequested, Exited, Released,
-    RemoveRequested, Removed, EffectFailed, LogReopened, GaveUp,
+    Declared, Prepared, PrepareFailed, Created, CreateFailed, StartRequested, Started, StartFailed,
+    StopRequested, Exited, Released, RemoveRequested, Removed, EffectFailed, LogReopened, GaveUp,
 )  # fmt: skip

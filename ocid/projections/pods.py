@@ -75,7 +75,7 @@ class Pods(Fold[Pod]):
             row.state.declared.created_at_ns
             for row in self.rows.values()
             if row.state.declared is not None
-            and (row.state.declared.namespace, row.state.declared.name, row.state.declared.uid) == (namespace, name, uid)
+            and key_of(row.state.declared)[:3] == (namespace, name, uid)
         )
         return max(times, default=0)
 

@@ -17,6 +17,7 @@ import trio_asyncio
 from grpclib.client import Channel
 from grpclib.config import Configuration
 from grpclib.const import Status
+from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 
 from ocid.actors.core import Core
@@ -90,9 +91,11 @@ class Daemon:
         await self._serve()
 
     @contextlib.asynccontextmanager
-    async def connect(self, config: Configuration | None = None) -> AsyncIterator[Client]:
+    async def connect(
+        self, config: Configuration | None = None, codec: CodecBase | None = None
+    ) -> AsyncIterator[Client]:
         """Open a connection of its own."""
-        channel = Channel(path=str(self.socket), config=config)
+        channel = Channel(path=str(self.socket), config=config, codec=codec)
         try:
             await trio_asyncio.aio_as_trio(channel.__connect__)()
             yield Client(channel)

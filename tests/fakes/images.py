@@ -110,11 +110,15 @@ class FakeRegistry:
         progress: Callable[[int], None],
     ) -> None:
         paths = self._life.world.paths
-        async with self._life.effect("registry.fetch", blob.blob):
+        if paths.get(str(into)) == b"whole":
+            return  # kept by an earlier try
+        async with self._life.effect("registry.fetch", blob.blob, idempotent=False):
+            partial = f"{into}.part"
             for part in range(2):
-                paths[str(into)] = b"part"
+                paths[partial] = b"part"
                 progress(BLOB_BYTES // 2)
                 await self._life.step(f"registry.fetch part {part + 1}")
+            del paths[partial]
             paths[str(into)] = b"whole"
             self._shelf.downloads.append(blob.blob)
 
@@ -137,7 +141,7 @@ class FakeLayers:
 
     async def unpack(self, layer: LayerBlob, blob: Path) -> LayerSize:
         world, staged = self._world, f"{STAGING}/unpack-{layer.chain_id[7:]}"
-        async with self._life.effect("layers.unpack", layer.chain_id):
+        async with self._life.effect("layers.unpack", layer.chain_id, idempotent=False):
             if layer.chain_id not in world.layers:
                 if world.paths.get(str(blob)) != b"whole":
                     raise Unavailable(f"blob {layer.blob} is not in the store any more: pull again")
@@ -150,10 +154,15 @@ class FakeLayers:
         return world.layers[layer.chain_id]
 
     async def remove(self, chain_id: ChainId) -> None:
-        async with self._life.effect("layers.remove", chain_id):
-            if any(chain_id in layers for layers in self._world.mounts.values()):
-                self._world.violate(f"layer {chain_id} is removed under a mounted root file system")
-            self._world.layers.pop(chain_id, None)
+        """One rename, then a slow deletion that disturbs nobody."""
+        self._life.alive()
+        if any(chain_id in layers for layers in self._world.mounts.values()):
+            self._world.violate(f"layer {chain_id} is removed under a mounted root file system")
+        trash = f"{STAGING}/trash-{chain_id[7:]}"
+        if self._world.layers.pop(chain_id, None) is not None:
+            self._world.paths[trash] = b""
+        async with self._life.effect("layers.remove", trash):
+            self._world.paths.pop(trash, None)
 
     async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
         world, rootfs = self._world, f"{order.bundle}/rootfs"
@@ -201,6 +210,6 @@ class FakeLayers:
         await trio.lowlevel.checkpoint()
 
     async def clean_staging(self) -> None:
-        async with self._life.effect("layers.clean_staging", "staging"):
-            for path in [path for path in self._world.paths if path.startswith(STAGING)]:
-                del self._world.paths[path]
+        await self._life.step("layers.clean_staging")
+        for path in [path for path in self._world.paths if path.startswith(STAGING)]:
+            del self._world.paths[path]

@@ -225,7 +225,7 @@ async def _create(core: Core, pod_id: PodId, config: ContainerConfig) -> Contain
 def _declare(
     core: Core, declared: pod_events.Declared, config: ContainerConfig
 ) -> tuple[container_events.Declared, bytes, dict[int, bytes]]:
-    images = core.view.catalog.rows["images"].state
+    images = _catalog(core)
     image_id = catalog.find(images, config.working_dir)
     if image_id is None:
         raise NotFound("image", config.working_dir)
@@ -319,9 +319,14 @@ async def _pull(core: Core, reference: str, credentials: Credentials | None) -> 
 
 
 async def _remove_image(core: Core, image_id: str) -> None:
-    found = catalog.find(core.view.catalog.rows["images"].state, image_id) if core.view.catalog.rows else None
+    found = catalog.find(_catalog(core), image_id)
     if found is not None:
         await core.catalog.get("images").ask(catalog.Remove(image_id=found), KUBELET)
+
+
+def _catalog(core: Core) -> catalog.Catalog:
+    row = core.view.catalog.rows.get("images")
+    return catalog.INITIAL if row is None else row.state
 
 
 async def _exec_sync(

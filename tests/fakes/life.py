@@ -15,6 +15,7 @@ from ocid.journal.memory import Crash
 from tests.fakes.world import World
 
 CLEANUP_S = 0.3  # what a cancelled effect takes to be gone
+MAY_CRASH = ("sandbox.", "network.", "runtime.")  # whose bugs are an actor's, with a budget
 HANG_S = 130.0  # after which every adapter gives up by itself
 
 
@@ -50,7 +51,9 @@ class Faults:
         if waiting:
             mode = waiting.popleft()
         elif self.rate and self.dice.random() < self.rate:
-            mode = self.dice.choice(("fail", "unavailable", "late", "slow", "slow", "hang"))
+            mode = self.dice.choice(("fail", "unavailable", "late", "slow", "slow", "hang", "bug"))
+            if mode == "bug" and not operation.startswith(MAY_CRASH):
+                mode = "fail"
         else:
             return "ok"
         self.seen.append(f"{operation}: {mode}")
@@ -116,13 +119,18 @@ class Life:
         self.alive()
 
     @asynccontextmanager
-    async def effect(self, operation: str, owner: str) -> AsyncIterator[None]:
-        """One operation on one aggregate: no other one may run beside it, and cancelled it goes away slowly."""
+    async def effect(self, operation: str, owner: str, *, idempotent: bool = True) -> AsyncIterator[None]:
+        """One operation on one aggregate: no other one may run beside it, and cancelled it goes away slowly.
+
+        One that is not *idempotent* never fails after it is done.
+        """
         self.alive()
         if owner in self._busy:
             self.world.violate(f"{operation} of {owner} begins while {self._busy[owner]} is not over")
         self._busy[owner] = operation
         mode = self.faults.mode(operation)
+        if mode == "late" and not idempotent:
+            mode = "unavailable"
         try:
             await self.step(f"{operation} begins")
             if mode == "slow":

@@ -68,6 +68,9 @@ class Task:
     gone: trio.Event = field(default_factory=trio.Event)
     code: int = 0
 
+    def __repr__(self) -> str:
+        return f"process {self.process.pid} of {self.owner[:12]} ({self.program})"
+
 
 @dataclass
 class Contained:

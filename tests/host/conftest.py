@@ -22,7 +22,7 @@ from ocid.adapters.sandbox import PodSandboxes
 from tests.host.support import World, build_rootfs
 
 TOOLS = ("runc", "conmon", "catatonit", "busybox")
-CGROUP_PREFIX = "ocid-test-"
+CGROUP_PREFIX = f"ocid-test-{os.getpid()}-"  # others may run these tests at the same time
 _numbers = itertools.count()
 
 
@@ -58,14 +58,14 @@ def rootfs() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def _footprint() -> tuple[set[str], set[str], set[str], set[str]]:
+def _footprint() -> tuple[set[str], set[str], set[str]]:
+    """Mounts, which pin network namespaces too, cgroups and descendants of this process."""
     targets = {entry.target for entry in mounts.mountinfo()}
-    named = set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set()
     groups = {
         str(found) for root in set(Cgroups().hierarchies.values()) for found in Path(root).glob(f"{CGROUP_PREFIX}*/**")
     }
     mine = {pid for pid in os.listdir("/proc") if pid.isdigit() and _is_descendant(int(pid))}
-    return targets, named, groups, {f"{pid} {processes.name_of(int(pid))}" for pid in mine}
+    return targets, groups, {f"{pid} {processes.name_of(int(pid))}" for pid in mine}
 
 
 def _is_descendant(pid: int) -> bool:
@@ -79,12 +79,12 @@ def _is_descendant(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def nothing_leaks(reaper: processes.Reaper) -> Iterator[None]:
-    """Compare mounts, named network namespaces, cgroups and processes before and after."""
+    """Compare mounts, cgroups and processes before and after."""
     before = _footprint()
     yield
     reaper.sweep()
     after = _footprint()
-    for kind, old, new in zip(("mounts", "netns", "cgroups", "processes"), before, after, strict=True):
+    for kind, old, new in zip(("mounts", "cgroups", "processes"), before, after, strict=True):
         assert not new - old, f"leaked {kind}: {sorted(new - old)}"
 
 
@@ -112,7 +112,7 @@ def _subdirectories(directories: Iterable[str]) -> list[str]:
 @pytest.fixture
 async def cgroup_parent(nothing_leaks: None) -> AsyncIterator[str]:
     """A parent cgroup of the test's own. It may stay, but empty: what is in it was leaked, and is killed."""
-    name = f"/{CGROUP_PREFIX}{os.getpid()}-{next(_numbers)}"
+    name = f"/{CGROUP_PREFIX}{next(_numbers)}"
     yield name
     cgroups = Cgroups()
     leaked = _subdirectories(cgroups.directories(name))

@@ -16,9 +16,13 @@ import pytest
 import trio
 
 from ocid.adapters import process as processes
-from ocid.errors import EffectFailed, NotFound, WrongState
+from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.handlers import HandlerConfig
+from ocid.adapters.hostfacts import gather_host_facts
+from ocid.adapters.runc import OciRuntime
+from ocid.errors import EffectFailed, InvalidRequest, NotFound, WrongState
 from ocid.ports import ContainerOrder, Exit, Process, Signalled
-from tests.host.support import World, container_order, log_lines, oci_spec
+from tests.host.support import World, container_order, exec_id, exec_process, log_lines, oci_spec
 
 KILL = Signalled(signal=signal.SIGKILL, everyone=False)
 SLEEP = ("/bin/sleep", "100")
@@ -313,3 +317,82 @@ async def test_a_terminal_and_no_log(world: World) -> None:
 
     assert (await world.runtime.wait(order, init)).exit_code == 9
     await world.runtime.delete(order)
+
+
+async def test_hooks_are_run_by_the_runtimes_own_delete(world: World, tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    order = container_order(world)
+    spec = oci_spec(world, order, "/bin/true") | {"hooks": {"poststop": [{"path": str(hook)}]}}
+    await world.runtime.write_bundle(order, spec)
+    init = await world.runtime.create(order)
+    await world.runtime.start(order)
+    await world.runtime.wait(order, init)
+    await world.runtime.delete(order)
+
+    assert (tmp_path / "ran").exists()
+    assert await world.runtime.container_ids() == frozenset()
+
+
+async def test_a_runtime_of_another_make_is_driven_by_commands_alone(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec echo another 1.0\nexec {world.handler} "$@"\n')
+    other.chmod(0o755)
+    handlers = {"other": HandlerConfig(path=str(other))}
+    runtime = await OciRuntime.open(world.run / "o", world.cgroups, handlers, default="other")
+    assert runtime.handler("other").kind == "other"
+    order = ContainerOrder(**{**_fields(container_order(world)), "handler": "other"})
+    await runtime.write_bundle(order, oci_spec(world, order, "/bin/sh", "-c", "echo hi; exec sleep 100"))
+    init = await runtime.create(order)
+    assert await runtime.create(order) == init
+    await runtime.start(order)
+    await runtime.start(order)
+    await until(lambda: log_lines(order) == [("stdout", "F", "hi")])
+    done = await runtime.exec_sync(order, exec_id(), exec_process("/bin/false"), 5, trio.Event())
+    assert done.exit_code == 1
+    await runtime.signal(order, init, KILL)
+    assert (await runtime.wait(order, init)).exit_code == 137
+    await runtime.delete(order)
+    await runtime.delete(order)
+
+    assert await runtime.container_ids() == frozenset()
+
+
+async def test_an_unknown_handler_is_refused_by_name(world: World) -> None:
+    with pytest.raises(InvalidRequest, match="kata"):
+        world.runtime.handler("kata")
+    features = world.runtime.handlers()
+    assert features[""].path == features["runc"].path
+    assert features[world.handler].version[0].isdigit()
+
+
+async def test_monitors_can_be_kept_in_a_cgroup_of_their_own(world: World) -> None:
+    place = f"{world.cgroup_parent}/monitors"
+    for directory in world.cgroups.directories(place):
+        os.makedirs(directory)
+    for name in ("cpus", "mems"):
+        for directory in (world.cgroup_parent, place):
+            file = Path("/sys/fs/cgroup/cpuset" + directory, f"cpuset.{name}")
+            if file.exists():
+                file.write_text(Path(f"/sys/fs/cgroup/cpuset/cpuset.{name}").read_text())
+    handlers = {"runc": HandlerConfig(path="runc"), world.handler: HandlerConfig(path=world.handler)}
+    runtime = await OciRuntime.open(world.run, world.cgroups, handlers, monitor_cgroup=place)
+    order = container_order(world)
+    await runtime.write_bundle(order, oci_spec(world, order, *SLEEP))
+    init = await runtime.create(order)
+    monitors = [one.pid for one in processes.find_by_argument(order.bundle) if processes.name_of(one.pid) == "conmon"]
+    assert world.cgroups.processes(place) == set(monitors)
+    assert world.cgroups.processes(order.cgroup) == {init.pid}
+    await runtime.delete(order)
+    await world.cgroups.remove(place)
+
+
+def test_the_host_is_described() -> None:
+    facts = gather_host_facts(Cgroups())
+
+    assert facts.cgroup_version in (1, 2)
+    assert "CAP_SYS_ADMIN" in facts.capabilities
+    assert facts.can_lower_oom_score_adj == ("CAP_SYS_RESOURCE" in facts.capabilities)
+    assert {"memory", "pids"} <= set(facts.cgroup_controllers) or facts.cgroup_version == 2
+    assert facts.architecture in ("amd64", "arm64")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 import trio
 
+from ocid.adapters import durable, mounts
 from ocid.adapters import layers as adapter
-from ocid.adapters import mounts
 from ocid.adapters.layers import LayerStore
 from ocid.adapters.unpack import Unpacker
 from ocid.errors import EffectFailed, NotFound, Unavailable
@@ -143,6 +144,33 @@ async def test_layers_are_unpacked_side_by_side(root: Path, store: LayerStore) -
         for layer in image.layers:
             nursery.start_soon(store.unpack, layer, write_blob(store, layer, image.blobs[layer.blob]))
     assert len(await names(root, store, [layer.chain_id for layer in image.layers])) == 6
+
+
+async def test_those_who_wait_for_the_disk_together_share_one_sync(
+    root: Path, store: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[float] = []
+
+    def slow(_: Path) -> None:
+        began.append(time.monotonic())
+        time.sleep(0.1)
+
+    monkeypatch.setattr(durable, "syncfs", slow)
+    one = durable.StoreSync(root)
+    asked: dict[float, float] = {}
+
+    async def ask(after_s: float) -> None:
+        await trio.sleep(after_s)
+        start = time.monotonic()
+        await one.sync()
+        asked[start] = time.monotonic()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(ask, number / 100)
+    assert len(began) == 2
+    for start, end in asked.items():
+        assert any(start <= sync and sync + 0.1 <= end for sync in began), "a sync began after it was asked for"
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

@@ -230,6 +230,18 @@ async def test_a_cut_download_goes_on_where_it_broke(server: Registry, client: H
     assert ranges == [None, "bytes=200000-", "bytes=200000-", "bytes=400000-", "bytes=400000-"]
 
 
+async def test_a_registry_that_cannot_go_on_is_asked_for_all_again(
+    server: Registry, client: HttpRegistry, tmp_path: Path
+) -> None:
+    reference = server.put("app", "1", LARGE)
+    layer = LARGE.layers[0]
+    server.misdeeds[layer.blob] = [("cut", 200_000), ("part", 0), ("cut", 300_000), ("part", 0)]
+    counted: list[int] = []
+    await fetch(client, reference, layer, tmp_path / "blob", progress=counted.append)
+    assert (tmp_path / "blob").read_bytes() == LARGE.blobs[layer.blob]
+    assert sum(counted) == layer.size_bytes
+
+
 async def test_a_registry_that_stays_broken_is_given_up(server: Registry, client: HttpRegistry, tmp_path: Path) -> None:
     reference = server.put("app", "1", LARGE)
     layer = LARGE.layers[0]
@@ -298,11 +310,14 @@ async def test_a_mirror_that_fails_midway_is_replaced_by_the_origin(
     reference = server.put("app", "1", LARGE)
     other.put("app", "1", LARGE)
     layer = LARGE.layers[0]
-    other.misdeeds[layer.blob] = [("content", b"lies")]
+    other.misdeeds[layer.blob] = [("cut", 300_000), ("content", b"lies")]
     assert (await client.resolve(reference, None)).endpoint == other.url
-    await fetch(client, reference, layer, tmp_path / "blob")
+    counted: list[int] = []
+    await fetch(client, reference, layer, tmp_path / "blob", progress=counted.append)
+    assert sum(counted) == layer.size_bytes
     assert (tmp_path / "blob").read_bytes() == LARGE.blobs[layer.blob]
     assert len(server.paths(layer.blob)) == 1
+    assert (await client.resolve(reference, None)).endpoint == other.url, "a tag is asked for in the order configured"
     await client.close()
 
 

@@ -9,6 +9,7 @@ import os
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from ocid.adapters import unpack_worker
 from ocid.adapters.unpack import Unpacked, Unpacker, UnpackLimits
+from ocid.domain.archive import Limits
 from ocid.errors import EffectFailed, Exhausted
 from ocid.ids import digest_of
 from tests import images
@@ -227,7 +230,7 @@ async def test_of_two_entries_with_one_name_the_last_wins(tmp_path: Path) -> Non
             member("d", b"no link now"),
             directory("e"),
             symlink("e", "a"),
-            directory("f", mode=0o700),
+            directory("f", mode=0o700, uid=5),
             member("f/x", b"kept"),
             directory("f", mode=0o755),
             member("big", bytes(300_000)),
@@ -245,6 +248,7 @@ async def test_of_two_entries_with_one_name_the_last_wins(tmp_path: Path) -> Non
         "f/x": "-rw-r--r-- kept",
         "big": "-rw-r--r-- small",
     }
+    assert owner(tmp_path / "layer/f") == (0, 0)
 
 
 async def test_a_link_between_directories_of_the_layer_is_followed(tmp_path: Path) -> None:
@@ -390,6 +394,35 @@ async def test_a_full_disk_is_said_to_be_full(tmp_path: Path, run_dir: Path) -> 
     raw = images.files(big=bytes(range(256)) * 8000)
     with opened(tmp_path / "blob", raw) as descriptor, pytest.raises(Exhausted, match="No space left"):
         await Unpacker().unpack(descriptor, "plain", digest_of(raw), run_dir / "layer")
+
+
+@pytest.mark.parametrize("library", ["zlib", "isal.isal_zlib"])
+@pytest.mark.parametrize("case", ["good", "zeros", "members", *(name for name in BLOBS if "zstd" not in name)])
+async def test_gzip_is_read_alike_by_either_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, case: str
+) -> None:
+    pytest.importorskip(library)
+    if library == "zlib":
+        monkeypatch.delitem(sys.modules, "isal.isal_zlib", raising=False)
+    raw = bytes(5_000_000) if case == "zeros" else b"abc" * 200_000
+    blob = gzip.compress(raw[:1000]) + gzip.compress(raw[1000:]) if case == "members" else gzip.compress(raw)
+    raw, blob, _, words = BLOBS.get(case, (raw, blob, "", ""))
+    with opened(tmp_path / "blob", blob) as descriptor:
+        stream = unpack_worker.Blob(descriptor, "gzip", len(blob), Limits())
+        if words and case != "another archive":
+            with pytest.raises(EffectFailed, match=words):
+                read_all(stream)
+        else:
+            assert read_all(stream) == (raw if not words else gzip.decompress(blob))
+            assert stream.digest() == digest_of(gzip.decompress(blob))
+
+
+def read_all(stream: unpack_worker.Blob) -> bytes:
+    pieces = []
+    while piece := stream.read():
+        assert len(piece) <= 1 << 20
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 # --- the worker ------------------------------------------------------------------------------------------------------

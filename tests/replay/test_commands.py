@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -292,3 +293,23 @@ def test_the_childs_exit_code_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guarded(lambda: 4) == 4
     assert guarded(lambda: sys.exit(64)) == 64
     assert guarded(lambda: 1 // 0) == 1
+
+
+def test_a_signal_to_the_parent_ends_both(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "ocid_replay").symlink_to(Path(__file__).parents[2] / "tools" / "replay")
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        with subprocess.Popen(
+            [sys.executable, "-m", "ocid_replay", "log", "-f", "--log", str(directory)],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            for _ in range(49):
+                process.stdout.readline()
+            process.send_signal(number)
+            assert process.wait(10) == code
+            assert process.stdout.read() == b""  # ends only when the child, too, has let go of it
+            assert process.stderr.read() == b""

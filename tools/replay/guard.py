@@ -6,6 +6,7 @@ SIGSEGV or SIGABRT; none of them can be caught as an error. The parent turns the
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ from typing import Final
 from .exits import DAMAGED, FAILED
 
 _DEADLY: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+_PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNAL_BASE: Final = 128
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -25,23 +29,40 @@ def guarded(work: Callable[[], int]) -> int:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
+        _end_with(parent)
         _work_and_exit(work)
-    while True:
-        try:
-            _, status = os.waitpid(child, 0)
-            break
-        except KeyboardInterrupt:  # the child got the signal, too, and is about to end
-            continue
+    asked: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        asked.append(number)
+        os.kill(child, signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    try:
+        _, status = os.waitpid(child, 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        return _SIGNAL_BASE + asked[0]
     if not os.WIFSIGNALED(status):
         return os.waitstatus_to_exitcode(status)
-    number = os.WTERMSIG(status)
-    if number in _DEADLY:
-        name = signal.Signals(number).name
+    ended_by = os.WTERMSIG(status)
+    if ended_by in _DEADLY:
+        name = signal.Signals(ended_by).name
         sys.stderr.write(f"ocid-replay: the log is damaged: reading it is deadly ({name})\n")
         return DAMAGED
-    return 128 + number
+    return _SIGNAL_BASE + ended_by
+
+
+def _end_with(parent: int) -> None:
+    """Make the kernel end this child when its parent is gone, however that ended. Source: prctl(2)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(FAILED)
 
 
 def _work_and_exit(work: Callable[[], int]) -> None:

@@ -1,0 +1,53 @@
+"""Every error has its gRPC status, and exactly one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+from grpclib.const import Status
+
+import ocid
+from ocid import errors
+from ocid.cri.status import STATUS_OF, to_grpc
+from ocid.errors import OcidError
+
+
+def leaves(kind: type[OcidError]) -> Iterator[type[OcidError]]:
+    """The classes below *kind* that have none below them."""
+    for child in kind.__subclasses__():
+        yield from leaves(child) if child.__subclasses__() else (child,)
+
+
+def test_every_leaf_has_a_status_wherever_it_is_defined() -> None:
+    for module in pkgutil.walk_packages(ocid.__path__, "ocid."):
+        importlib.import_module(module.name)
+
+    assert set(leaves(OcidError)) == STATUS_OF.keys()
+
+
+def test_the_tree_is_flat() -> None:
+    """``errors.revive`` finds an error by name among the direct children only."""
+    assert set(OcidError.__subclasses__()) == set(leaves(OcidError))
+
+
+def test_no_two_errors_look_the_same_to_a_caller() -> None:
+    assert len(set(STATUS_OF.values())) == len(STATUS_OF)
+    assert Status.OK not in STATUS_OF.values()
+    assert Status.INTERNAL not in STATUS_OF.values(), "kept for bugs"
+
+
+@pytest.mark.parametrize("kind", STATUS_OF, ids=lambda kind: kind.__name__)
+def test_the_message_of_an_error_is_what_the_caller_reads(kind: type[OcidError]) -> None:
+    error = to_grpc(errors.revive(kind.__name__, "disk 'sda' is full, not empty"))
+
+    assert (error.status, error.message) == (STATUS_OF[kind], "disk 'sda' is full, not empty")
+
+
+def test_what_the_kubelet_looks_for() -> None:
+    assert STATUS_OF[errors.NotFound] is Status.NOT_FOUND
+    assert STATUS_OF[errors.Unsupported] is Status.UNIMPLEMENTED
+    assert STATUS_OF[errors.TimedOut] is Status.DEADLINE_EXCEEDED
+    assert STATUS_OF[errors.EffectFailed] is Status.UNKNOWN
