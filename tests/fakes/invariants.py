@@ -16,6 +16,7 @@ from ocid.journal.memory import MemoryLog
 from ocid.projections.view import Snapshot, View
 from tests.fakes.images import STAGING
 from tests.fakes.kubelet import Kubelet
+from tests.fakes.life import HANG_S
 from tests.fakes.node import Node
 from tests.fakes.world import ROOT, RUN
 
@@ -44,7 +45,7 @@ async def calm(node: Node) -> None:
     node.faults.rate = 0.0
     node.faults.scripted.clear()
     with trio.move_on_after(CALM_S) as patience:
-        await trio.sleep(1.0)
+        await trio.sleep(HANG_S + 20.0 if node.faults.seen else 1.0)  # a watcher may be slow to see an end
         while not _rests(node):  # noqa: ASYNC110 (no event tells that nothing is owed)
             await trio.sleep(1.0)
     if patience.cancelled_caught:

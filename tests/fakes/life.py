@@ -29,6 +29,7 @@ class Moment:
 
     kind: str  # "before commit", "after commit" or "step"
     number: int  # from 1, over all lives
+    reboot: bool = False  # whether the machine loses power, too
 
 
 @dataclass

@@ -42,6 +42,7 @@ class Node:
     shelf: Shelf = field(default_factory=Shelf)
     steps: list[str] = field(default_factory=list)  # of all effects, over all lives
     lives: int = 0
+    interesting: tuple[int, int] = (0, 0)  # commits and steps before what a scenario is about
     down: bool = False  # the machine is off: no life begins
     on_core: Callable[[Core], None] = lambda core: None  # what a test changes in every new core
 
@@ -122,6 +123,8 @@ class Node:
                 self._serving = trio.Event()
             self._ended = trio.Event()
             life.over.set()
+            if self.moment is not None and self.moment.reboot and self.lives == 1:
+                self.world.reboot()
             await trio.sleep(0.05)
             while self.down:
                 await self._ended.wait()

@@ -567,7 +567,7 @@ class Daemon:
     def leaks(self) -> list[str]:
         """List what of the daemon's is left on the host, when nothing should be: no pod, container, pull or command."""
         found = [f"mount {one}" for one in self._mounts()]
-        for place in ("pods", "containers", "exits", "tmp", "pause", "runtime/runc", "runtime/crun"):
+        for place in ("pods", "containers", "exits", "tmp", *self._state_directories()):
             directory = self.run / place
             if directory.is_dir():
                 found += [f"in run directory: {place}/{name}" for name in os.listdir(directory)]
@@ -594,6 +594,11 @@ class Daemon:
         while (found := self.leaks()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not found, "\n".join(found)
+
+    def _state_directories(self) -> list[str]:
+        """Return where the OCI runtimes keep their state of containers and of pause processes."""
+        found = [*self.run.glob("runtime/*"), *self.run.glob("pause/*")]
+        return [str(one.relative_to(self.run)) for one in found if one.is_dir()]
 
     def _mounts(self) -> list[str]:
         standing = (os.path.realpath(self.run / "pods"), str(self.root))

@@ -43,7 +43,7 @@ def test_host_network(daemon: Daemon, kubelet: Kubelet) -> None:
     assert pod.linux.namespaces.options.network == pb.NODE
     security = {"namespace_options": options(network=pb.NODE)}
     code, said = kubelet.run(
-        pod_id, "sh", "-c", "readlink /proc/self/ns/net /proc/self/ns/uts; hostname", security=security
+        pod_id, "sh", "-c", "readlink /proc/self/ns/net; readlink /proc/self/ns/uts; hostname", security=security
     )
     net, uts, name = said.splitlines()
     assert code == 0
@@ -55,7 +55,8 @@ def test_host_pid_and_ipc(kubelet: Kubelet) -> None:
     pod_id = kubelet.run_pod(pid=pb.NODE, ipc=pb.NODE)
     security = {"namespace_options": options(pid=pb.NODE, ipc=pb.NODE)}
     container_id = kubelet.start(pod_id, "sleep", "1000", security=security)
-    said = kubelet.sh(container_id, f"cat /proc/{os.getpid()}/comm; readlink /proc/self/ns/ipc /proc/self/ns/pid")
+    script = f"cat /proc/{os.getpid()}/comm; readlink /proc/self/ns/ipc; readlink /proc/self/ns/pid"
+    said = kubelet.sh(container_id, script)
     assert said.splitlines() == [
         Path("/proc/self/comm").read_text().strip(),
         os.readlink("/proc/self/ns/ipc"),
@@ -209,8 +210,8 @@ def test_no_new_privileges_and_seccomp(kubelet: Kubelet) -> None:
 
 def test_masked_and_read_only_paths(kubelet: Kubelet) -> None:
     pod_id = kubelet.run_pod()
-    security = {"masked_paths": ["/proc/timer_list", "/proc/scsi"], "readonly_paths": ["/proc/sys", "/proc/irq"]}
-    script = "cat /proc/timer_list; ls /proc/scsi; echo 1 >/proc/sys/kernel/pid_max"
+    security = {"masked_paths": ["/proc/timer_list", "/proc/driver"], "readonly_paths": ["/proc/sys", "/proc/irq"]}
+    script = "cat /proc/timer_list; ls /proc/driver; echo 1 >/proc/sys/kernel/pid_max"
     code, said = kubelet.run(pod_id, "sh", "-c", script, security=security)
     assert code != 0
     assert [line for line in said.splitlines() if "Read-only file system" not in line] == []

@@ -30,7 +30,9 @@ def scenario(body: Callable[[Node, Kubelet], Awaitable[None]]) -> Callable[[Node
 async def image_of(node: Node, kubelet: Kubelet, *contents: str) -> str:
     """Have an image in the store."""
     node.shelf.put(APP, *(contents or ("base",)))
-    return await kubelet.eventually(kubelet.pull, APP)
+    image = await kubelet.eventually(kubelet.pull, APP)
+    node.interesting = (node.disk.commits, len(node.steps))  # dying in a pull is for the scenarios of pulls
+    return image
 
 
 @scenario
@@ -240,4 +242,5 @@ async def command_in_a_container(node: Node, kubelet: Kubelet) -> None:
             assert node.died, "only the daemon's death may fail a command"
         else:
             assert (finished.exit_code, finished.timed_out) == ((4, False) if timeout_s == 0 else (137, True))
+    await check(node, kubelet)
     await kubelet.remove_pod(pod)

@@ -1,0 +1,25 @@
+"""What all tests share: how hard Hypothesis tries, and the count of the daemon's deaths in simulations."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+DEATHS = pytest.StashKey[dict[str, int]]()  # name of the simulation → how many runs it made
+
+
+@pytest.fixture
+def simulated(request: pytest.FixtureRequest) -> dict[str, int]:
+    """Count runs of simulations; the sums are told at the end of the session."""
+    return request.config.stash.setdefault(DEATHS, {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name, count in config.stash.get(DEATHS, {}).items():
+        terminalreporter.write_line(f"simulated: {count} {name}")

@@ -1,0 +1,220 @@
+"""Each scenario once, without a crash, and what only such a run can say: times, signals, who did what how often."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import trio
+
+from ocid.errors import EffectFailed, NotFound, OcidError, Unavailable
+from ocid.ports import Credentials
+from tests.fakes.invariants import calm, check, log_of
+from tests.fakes.kubelet import Kubelet, container_config, pod_config
+from tests.fakes.node import Node, simulate
+from tests.simulation.scenarios import APP, SCENARIOS, WEB, image_of
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_ends_well(name: str) -> None:
+    assert simulate(SCENARIOS[name]).lives == 1
+
+
+def types_of(node: Node, aggregate: str) -> list[str]:
+    return [one.type for one in log_of(node) if one.stream.startswith(f"{aggregate}/")]
+
+
+def test_stop_waits_the_grace_period_then_kills() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        image = await image_of(node, kubelet)
+        pod = await kubelet.run_pod(pod_config())
+        one = await kubelet.create(pod, container_config("one", image, "term:ignore"))
+        await kubelet.start(one)
+        began = trio.current_time()
+        await kubelet.stop(one, 30)
+
+        assert trio.current_time() - began == pytest.approx(30, abs=1)
+        assert node.world.signals[one] == [signal.SIGTERM, signal.SIGKILL]
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_a_second_stop_with_a_shorter_grace_wins() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        image = await image_of(node, kubelet)
+        pod = await kubelet.run_pod(pod_config())
+        one = await kubelet.create(pod, container_config("one", image, "term:ignore"))
+        await kubelet.start(one)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kubelet.stop, one, 600)
+            await trio.sleep(1)
+            nursery.start_soon(kubelet.stop, one, 2)
+
+        assert trio.current_time() - began == pytest.approx(3, abs=1.5)
+
+    simulate(scenario)
+
+
+def test_a_process_that_survives_sigkill_is_told_to_the_caller_and_killed_again() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        image = await image_of(node, kubelet)
+        pod = await kubelet.run_pod(pod_config())
+        one = await kubelet.create(pod, container_config("one", image, "term:ignore", "stuck:25"))
+        await kubelet.start(one)
+        with pytest.raises(Unavailable, match="survives SIGKILL"):
+            await kubelet.stop(one, 0)
+        await kubelet.eventually(kubelet.stop, one, 0)
+        await kubelet.remove_pod(pod)
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_a_retry_joins_the_work_that_goes_on_without_its_first_caller() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        node.faults.script("network.attach", "slow")
+        with trio.move_on_after(1) as patience:
+            await kubelet.run_pod(pod_config())
+        assert patience.cancelled_caught
+        pod = await kubelet.run_pod(pod_config())
+
+        assert types_of(node, "pod").count("pod.declared") == 1
+        await kubelet.remove_pod(pod)
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_a_layer_that_two_images_share_is_fetched_once() -> None:
+    node = simulate(SCENARIOS["pulls_that_share_layers"])
+    blobs = [blob.blob for blob in node.shelf.images[APP].resolved.layers]
+    shared = set(blobs) & {blob.blob for blob in node.shelf.images[WEB].resolved.layers}
+
+    assert len(shared) == 2
+    assert all(node.shelf.downloads.count(blob) == 2 for blob in blobs), "APP is pulled again after all was removed"
+
+
+def test_pulls_with_other_credentials_are_not_joined() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        node.shelf.put(APP, "base")
+        async with trio.open_nursery() as nursery:
+            for secret in ("alice", "bob", "alice"):
+                nursery.start_soon(kubelet.pull, APP, Credentials(username=secret, password="hunter2"))
+
+        assert types_of(node, "pull").count("pull.requested") == 2
+        assert not any(b"hunter2" in record or b"alice" in record for record in node.disk.records)
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_an_image_that_is_not_there_is_not_found() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        with pytest.raises(NotFound):
+            await kubelet.pull("reg.test/none:1")
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_a_pod_that_cannot_be_made_says_why_and_leaves_nothing() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        node.faults.script("network.attach", "fail")
+        with pytest.raises(EffectFailed, match="injected failure"):
+            await kubelet.run_pod(pod_config())
+        await calm(node)
+
+        assert not node.view().pods.rows
+        assert not node.world.paths
+        assert not node.world.addresses
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_detaching_is_tried_again_ever_more_rarely() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        pod = await kubelet.run_pod(pod_config())
+        node.faults.script("network.detach", *["fail"] * 12)
+        began = trio.current_time()
+        with pytest.raises(Unavailable):
+            await kubelet.stop_pod(pod)
+        await calm_after(node, 12)
+
+        assert trio.current_time() - began > 60
+        failures = [one.event.failures for one in log_of(node) if one.type == "pod.effect_failed"]
+        assert failures == list(range(1, 13))
+        await kubelet.remove_pod(pod)
+        await check(node, kubelet)
+
+    async def calm_after(node: Node, tries: int) -> None:
+        while sum(one.startswith("network.detach") for one in node.faults.seen) < tries or not_stopped(node):
+            await trio.sleep(5)
+
+    def not_stopped(node: Node) -> bool:
+        return not all(row.state.stopped for row in node.view().pods.rows.values())
+
+    simulate(scenario)
+
+
+def test_secrets_that_died_with_the_daemon_fail_the_container_not_the_pod() -> None:
+    from ocid.domain.configs import EnvVar
+
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        image = await image_of(node, kubelet)
+        pod = await kubelet.run_pod(pod_config())
+        secret = (EnvVar(key="DB_PASSWORD", value=b"hunter2"),)
+        node.faults.script("layers.mount", "slow")
+        with trio.move_on_after(1):
+            await kubelet.create(pod, container_config("one", image, envs=secret))
+        await node.kill()
+        with pytest.raises(OcidError, match=r"secret|not found|gone|prepared"):
+            await kubelet.create(pod, container_config("one", image, envs=secret))
+        one = await kubelet.eventually(kubelet.create, pod, container_config("one", image, envs=secret))
+        await kubelet.start(one)
+
+        assert not any(b"hunter2" in record for record in node.disk.records)
+        assert not any(b"hunter2" in document for document in node.disk.documents.values())
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_a_pod_whose_pause_process_dies_is_lost() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        pod = await kubelet.run_pod(pod_config(shared_pid=True))
+        pause = next(task for task in node.world.tasks.values() if task.owner == pod)
+        node.world.end(pause, 137)
+        await trio.sleep(5)
+
+        assert not node.view().pods.rows[pod].state.is_ready
+        await kubelet.stop_pod(pod)
+        await kubelet.remove_pod(pod)
+        await check(node, kubelet)
+
+    simulate(scenario)
+
+
+def test_cni_gets_back_the_result_it_gave() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        pod = await kubelet.run_pod(pod_config())
+        await node.kill()
+        await kubelet.stop_pod(pod)
+        await kubelet.remove_pod(pod)
+        assert not node.world.plugins
+        await check(node, kubelet)
+
+    simulate(scenario, cni=True)
