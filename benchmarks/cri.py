@@ -374,10 +374,13 @@ async def measure(args: argparse.Namespace) -> int:
         if "memory" in args.only:
             say("memory: " + memory.RULE.format(token=TOKEN))
         await bench.run()
+    except asyncio.CancelledError:
+        say("interrupted; removing what was made here, then the results so far")
+        return 130
     finally:
         await asyncio.shield(asyncio.ensure_future(clean_up(nodes, had | bench.found, results)))
         shutil.rmtree(scratch, ignore_errors=True)
-    report(args, results, versions)
+        report(args, results, versions)
     return 1 if results.errors else 0
 
 
@@ -469,6 +472,5 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(measure(arguments())))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        say("interrupted; everything made here has been removed")
+    except KeyboardInterrupt:
         sys.exit(130)

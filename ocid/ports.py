@@ -94,7 +94,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int
     exit_code: int  # 0-255; 128 + signal number; 255 when unknown
     oom_killed: bool
-    source: str  # "monitor" or "unknown"
+    source: str  # "monitor", "kernel" (the monitor was lost), or "unknown"
 
 
 # --- pods ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import trio
 
 from ocid.adapters import netlink
-from ocid.adapters.links import delete_soon, inside
+from ocid.adapters.links import delete_soon, index_of, inside
 from ocid.adapters.netlink import Interface, Link, Netlink
 from ocid.adapters.nftables import Table, host_ports
 from ocid.domain import ipam
@@ -195,9 +195,9 @@ class Bridge:
 
     def _pair(self, host: Netlink, order: NetworkOrder, netns: int, bridge: Link) -> None:
         """Make the veth pair, or adopt the one that an earlier attempt made."""
-        link = host.link(order.interface)
-        if link is not None:
-            if link.kind == "veth" and inside(netns, _pod_peer) == link.index:
+        if (index := index_of(order.interface)) is not None:
+            link = host.link_at(index)
+            if link is not None and link.kind == "veth" and inside(netns, _pod_peer) == index:
                 host.run(netlink.set_link(order.interface, master=bridge.index))
                 return
             delete_soon(order.interface)
@@ -219,17 +219,17 @@ class Bridge:
         # A pod must not be able to become its neighbours' router by advertising itself (CVE-2020-10749).
         _write("ipv6/conf", POD_INTERFACE, "accept_ra", "0")
         gateways = {gateway.version: gateway.ip for gateway in self._gateways}
+        index = index_of(POD_INTERFACE)
+        if index is None:
+            raise OSError(errno.ENODEV, f"interface {POD_INTERFACE} went away")
         with Netlink() as pod:
-            link = pod.link(POD_INTERFACE)
-            if link is None:
-                raise OSError(errno.ENODEV, f"interface {POD_INTERFACE} went away")
             pod.run(
                 netlink.set_link("lo", up=True),
-                *(netlink.add_address(link.index, address) for address in addresses),
+                *(netlink.add_address(index, address) for address in addresses),
                 netlink.set_link(POD_INTERFACE, up=True),
-                *(netlink.add_default_route(link.index, gateways[address.version]) for address in addresses),
+                *(netlink.add_default_route(index, gateways[address.version]) for address in addresses),
             )
-            _settle(lambda: (pod.link(POD_INTERFACE) or link).operational)
+            _settle(lambda: (link := pod.link_at(index)) is None or link.operational)
 
     async def _in_thread(self, work: Callable[[], T], doing: str) -> T:
         """Run blocking netlink work; what the kernel refuses becomes EffectFailed."""

@@ -26,6 +26,7 @@ from ocid.errors import EffectFailed, InvalidRequest, Unavailable, WrongState, t
 from ocid.ports import ContainerOrder, Process
 
 CREATE_S: Final = 120.0  # an OCI runtime that takes longer to create hangs in a hook or in the kernel
+SETTLE_S = 2.0  # how long a create that nobody waits for any more may still take before it is killed
 REOPEN_S: Final = 5.0
 EXIT_FILE_S: Final = 3.0  # from init's end until conmon has drained its pipes, written the file and left
 LOG_MODE: Final = 0o640
@@ -49,6 +50,7 @@ class Monitor:
         self.exits = exits
         self._path = path
         self._scratch = scratch
+        self._unread: dict[str, int] = {}
         self._cgroup = tuple(monitor_cgroup)
 
     async def create(self, order: ContainerOrder, runtime: Sequence[str], *, systemd_cgroup: bool) -> int:
@@ -56,6 +58,10 @@ class Monitor:
 
         Args:
             runtime: the runtime's path and its global arguments.
+
+        A cancelled create goes on: an OCI runtime that is killed leaves mounts behind, and the next order for the
+        container finds what came of it.
+
         Raises:
             EffectFailed: the runtime or the monitor refused; its own words are in the message.
             Unavailable: no answer in ``CREATE_S``.
@@ -68,7 +74,7 @@ class Monitor:
         try:
             child = spawn(
                 self._arguments(order, runtime, systemd_cgroup=systemd_cgroup),
-                environment=tool_environment(TMPDIR=str(self._scratch), _OCI_SYNCPIPE=str(_SYNC_FD)),
+                environment={**runtime_environment(self._scratch), "_OCI_SYNCPIPE": str(_SYNC_FD)},
                 descriptors={0: null, 1: null, 2: errors, _SYNC_FD: writer},
                 new_session=True,
             )
@@ -79,22 +85,37 @@ class Monitor:
             for descriptor in (writer, errors, null):
                 os.close(descriptor)
         os.set_blocking(reader, False)
+        self.forget_create(order)
+        self._unread[order.container_id] = reader  # conmon dies when nobody can read what it says
         try:
             self._adopt(bundle, child)
             with trio.fail_after(CREATE_S):
                 said = await _first_line(reader)
-        except BaseException as error:
-            child.kill()  # its runtime dies with it; what is half made the next order deals with
-            if isinstance(error, trio.TooSlowError):
-                raise Unavailable(f"create of container {order.container_id!r}: no answer in {CREATE_S:g} s") from error
-            raise
+        except trio.TooSlowError as error:
+            child.kill()  # its runtime dies with it
+            raise Unavailable(f"create of container {order.container_id!r}: no answer in {CREATE_S:g} s") from error
         finally:
-            os.close(reader)
             child.close()
+        self.forget_create(order)
         if said.pid <= 0:
             await self.end(order)
             raise EffectFailed(f"create of container {order.container_id!r}: {_cause(bundle, said.message)}")
         return said.pid
+
+    def forget_create(self, order: ContainerOrder) -> None:
+        """Stop listening to a create that was cancelled."""
+        unread = self._unread.pop(order.container_id, None)
+        if unread is not None:
+            os.close(unread)
+
+    async def settle(self, order: ContainerOrder) -> None:
+        """Give a create that is in flight ``SETTLE_S`` to come to its end. It may be a dead daemon's."""
+        with trio.move_on_after(SETTLE_S):
+            while not _is_created(order):
+                found = processes.find_by_argument(order.bundle)
+                if all(processes.name_of(one.pid) in ("conmon", None) for one in found):
+                    return
+                await trio.sleep(0.005)
 
     def _arguments(self, order: ContainerOrder, runtime: Sequence[str], *, systemd_cgroup: bool) -> list[str]:
         bundle, container_id = order.bundle, order.container_id
@@ -153,8 +174,9 @@ class Monitor:
     async def end_unrecorded(self, order: ContainerOrder) -> None:
         """Kill every process that has the bundle among its arguments: what a daemon that died was just creating.
 
-        The monitor goes first: its runtime is killed by the kernel then. Reads all of /proc.
+        Reads all of /proc.
         """
+        self.forget_create(order)
         for _ in range(3):  # conmon, its runtime, and what that forked meanwhile
             found = processes.find_by_argument(order.bundle)
             for one in found:
@@ -174,6 +196,7 @@ class Monitor:
 
     def forget(self, order: ContainerOrder) -> None:
         """Remove the exit file."""
+        self.forget_create(order)
         with suppress(FileNotFoundError):
             (self.exits / order.container_id).unlink()
 
@@ -204,6 +227,15 @@ class Monitor:
             os.chmod(order.log_path, LOG_MODE)
             return
         raise Unavailable(f"log of container {order.container_id!r} was not reopened in {REOPEN_S:g} s")
+
+
+def runtime_environment(scratch: Path) -> dict[str, str]:
+    """Return the environment of OCI runtimes: what one leaves behind when it is killed is below *scratch* then."""
+    return tool_environment(TMPDIR=str(scratch), _LIBCONTAINER_STATEDIR=str(scratch))
+
+
+def _is_created(order: ContainerOrder) -> bool:
+    return Path(order.bundle, "init.pid").exists()
 
 
 class _Said(msgspec.Struct, frozen=True):

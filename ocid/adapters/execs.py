@@ -20,7 +20,7 @@ import trio
 from ocid.adapters import linux
 from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
-from ocid.adapters.command import DRAIN_S, Capture, Child, spawn, tool_environment
+from ocid.adapters.command import DRAIN_S, Capture, Child, spawn
 from ocid.adapters.conmon import runtime_error
 from ocid.adapters.handlers import Handler, InitState
 from ocid.errors import EffectFailed, WrongState, tail
@@ -28,6 +28,7 @@ from ocid.ids import ExecId
 from ocid.ports import ContainerOrder, ExecProcess, ExecResult, Process, Wanting
 
 REAP_S: Final = 2.0  # how long a killed command may take to end
+LAUNCH_S: Final = 1.0  # how long a runtime may still take to launch a command that is to be killed
 _KILL_ROUNDS: Final = 16
 _SPEC_FD: Final = 3
 
@@ -99,7 +100,7 @@ class Execs:
             assert os.write(spec, content) == len(content)
             os.lseek(spec, 0, os.SEEK_SET)
             descriptors = {0: null, 1: out.write_fd, 2: err.write_fd, _SPEC_FD: spec}
-            return spawn(words, environment=tool_environment(), descriptors=descriptors, new_session=True)
+            return spawn(words, environment=handler.environment, descriptors=descriptors, new_session=True)
         finally:
             os.close(null)
             os.close(spec)
@@ -132,7 +133,13 @@ class Execs:
         return limit.cancelled_caught and not unwanted.is_set()
 
     async def _end(self, command: _Command, order: ContainerOrder) -> None:
-        """Kill the runtime, the command and its descendants, and reap, in a bounded time even when cancelled."""
+        """Kill the command and its descendants, and reap, in a bounded time even when cancelled.
+
+        The runtime is let finish launching it: one that is killed leaves mounts, and a command that nobody knows.
+        """
+        with trio.move_on_after(LAUNCH_S) as limit:
+            limit.shield = True
+            await command.child.wait()
         await command.child.end()
         pid = command.find()
         if pid is not None:
@@ -172,6 +179,8 @@ class Execs:
         """Kill what is left of a command whose daemon died, and remove its files. Nothing left is success."""
         files = _Files(order, exec_id)
         for runtime in processes.find_by_argument(str(files.pid)):
+            with trio.move_on_after(LAUNCH_S):
+                await processes.wait_gone(runtime)
             await processes.kill_and_wait(runtime, REAP_S)
         pid = files.read_pid()
         if pid is not None and self._is_the_command(order, files, pid):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
+from ocid.adapters import mounts
 from ocid.adapters import process as processes
 from ocid.adapters.command import Finished, find_tool, run
-from ocid.adapters.conmon import runtime_error
+from ocid.adapters.conmon import runtime_environment, runtime_error
 from ocid.errors import EffectFailed, NotFound, tail
 from ocid.ports import HandlerFeatures, Process
 
@@ -81,6 +83,11 @@ class Handler:
         handler.features = _features(path, version, features)
         return handler.rooted(root)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment that it is run with."""
+        return runtime_environment(self.root.parent)
+
     def rooted(self, directory: Path) -> Handler:
         """Return the same runtime with its state kept below *directory* instead."""
         other = Handler(self.name, self.path, self.kind, self._arguments, directory / self.name)
@@ -100,7 +107,10 @@ class Handler:
             Unavailable: it did not end in time.
         """
         _unlink(log)
-        done = await run([*self.words(log), *command], doing=doing, timeout_s=TOOL_S, check=False, capture=capture)
+        words = [*self.words(log), *command]
+        done = await run(
+            words, doing=doing, timeout_s=TOOL_S, environment=self.environment, check=False, capture=capture
+        )
         if done.exit_code != 0:
             raise EffectFailed(f"{doing}: {tail(runtime_error(log) or done.stderr or done.stdout)}")
         return done
@@ -108,6 +118,14 @@ class Handler:
     def state_directory(self, container_id: str) -> Path:
         """Name the directory that this runtime keeps for a container."""
         return self.root / container_id
+
+    def remove_state(self, container_id: str) -> None:
+        """Remove what the runtime keeps for a container whose processes and cgroups are gone."""
+        directory = self.state_directory(container_id)
+        shutil.rmtree(directory, ignore_errors=True)
+        if directory.exists():  # a runtime that was killed leaves its binary mounted here
+            mounts.unmount_below(str(directory))
+            shutil.rmtree(directory, ignore_errors=True)
 
     def exec_fifo(self, container_id: str) -> Path | None:
         """Name the FIFO that init waits at until it is started; None where the runtime has none."""

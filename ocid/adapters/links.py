@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 from collections.abc import Callable
 from threading import Thread
 from typing import Final, TypeVar
@@ -47,6 +48,14 @@ def inside(netns: int, work: Callable[[], T]) -> T:
     return results[0]
 
 
+def index_of(name: str) -> int | None:
+    """Return the number of the interface called *name* in this thread's namespace, or None; asks netlink nothing."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
 def delete_soon(name: str) -> None:
     """Delete an interface and return as soon as nobody can see or use it any more; none is fine.
 
@@ -57,9 +66,9 @@ def delete_soon(name: str) -> None:
         Refused: the kernel refuses.
     """
     failures: list[OSError] = []
-    with Netlink() as requests, Watch(WATCH_S) as watch:
-        link = requests.link(name)
-        if link is None:
+    with Watch(WATCH_S) as watch:
+        index = index_of(name)
+        if index is None:
             return
 
         def delete() -> None:
@@ -71,7 +80,7 @@ def delete_soon(name: str) -> None:
 
         thread = Thread(target=delete, name="ocid-unlink", daemon=True)
         thread.start()
-        while thread.is_alive() and not watch.saw_deleted(link.index):
+        while thread.is_alive() and not watch.saw_deleted(index):
             pass
     if failures:
         raise failures[0]

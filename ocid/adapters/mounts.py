@@ -137,6 +137,14 @@ def unmount_below(directory: str) -> None:
         unmount(target)
 
 
+def clear_files(directory: Path) -> None:
+    """Remove the files of a directory, and what is mounted upon them; directories stay. Missing is success."""
+    for entry in directory.iterdir() if directory.is_dir() else ():
+        if not entry.is_dir():
+            unmount(str(entry))
+            entry.unlink()
+
+
 def overlay(
     lowers: Sequence[str | Path],
     upper: str | Path | None,

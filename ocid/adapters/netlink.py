@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
     what: str  # for the error message: "adding address 10.88.0.2/16 to eth0"
     type: str  # as the kernel calls it: "RTM_NEWLINK"
-    mode: str  # pyroute2's name for a set of flags: "req", "create", "replace"; questions: "get", "dump"
+    flags: str  # likewise, without NLM_F_ and REQUEST: "ACK CREATE EXCL"
     fields: dict[str, Any]  # of pyroute2's class for this type of message
     fine: frozenset[int] = frozenset()  # errno values
 
@@ -85,7 +85,7 @@ class Netlink:
 
     def _ask(self, *requests: Request) -> list[list[Any]]:
         """Send *requests* in one system call, and return the messages that answer each; a dump must be the last."""
-        from pyroute2.netlink import NLMSG_DONE, NLMSG_ERROR
+        from pyroute2.netlink import NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR
 
         first = self._sequence + 1
         self._socket.send(b"".join(self._encoded(request) for request in requests))
@@ -98,10 +98,11 @@ class Netlink:
                 sequence = header["sequence_number"]
                 if sequence not in waiting:
                     continue
-                if header["type"] not in (NLMSG_ERROR, NLMSG_DONE):
+                ends = header["type"] in (NLMSG_ERROR, NLMSG_DONE)
+                if not ends:
                     answers[sequence - first].append(message)
-                    continue
-                waiting.discard(sequence)
+                if ends or not header["flags"] & NLM_F_MULTI:
+                    waiting.discard(sequence)
                 failure = _failure(requests[sequence - first], header["error"])
                 if failure is not None:
                     failures[sequence] = failure
@@ -110,17 +111,14 @@ class Netlink:
         return answers
 
     def _encoded(self, request: Request) -> bytes:
-        from pyroute2.netlink.nlsocket import NetlinkRequest
+        from pyroute2 import netlink
 
         self._sequence += 1
         kind = self._types[request.type]
+        flags = [getattr(netlink, f"NLM_F_{name}") for name in ("REQUEST", *request.flags.split())]
         message = self._marshal.msg_map[kind]()
         message.update(request.fields)
-        message["header"] = {
-            "type": kind,
-            "flags": NetlinkRequest.flags[request.mode],
-            "sequence_number": self._sequence,
-        }
+        message["header"] = {"type": kind, "flags": sum(flags), "sequence_number": self._sequence}
         message.encode()
         return bytes(message.data)
 
@@ -138,7 +136,7 @@ class Netlink:
 
         fields = {"nfgen_family": NFPROTO_INET, "attrs": [("NFTA_TABLE_NAME", name)]}
         fine = frozenset({errno.ENOENT})
-        [answers] = self._ask(Request(f"looking for table {name}", "NFT_MSG_GETTABLE", "get", fields, fine))
+        [answers] = self._ask(Request(f"looking for table {name}", "NFT_MSG_GETTABLE", "", fields, fine))
         return bool(answers)
 
     # --- questions ---------------------------------------------------------------------------------------------------
@@ -152,12 +150,12 @@ class Netlink:
         return self._link(f"looking for interface {index}", {"index": index})
 
     def _link(self, what: str, fields: dict[str, Any]) -> Link | None:
-        [answers] = self._ask(Request(what, "RTM_GETLINK", "get", fields, frozenset({errno.ENODEV})))
+        [answers] = self._ask(Request(what, "RTM_GETLINK", "", fields, frozenset({errno.ENODEV})))
         return _link_of(answers[0]) if answers else None
 
     def addresses(self, index: int) -> frozenset[Interface]:
         """Return the addresses of an interface with their prefix lengths."""
-        [answers] = self._ask(Request("listing addresses", "RTM_GETADDR", "dump", {"index": index}))
+        [answers] = self._ask(Request("listing addresses", "RTM_GETADDR", "DUMP", {"index": index}))
         return frozenset(
             ipaddress.ip_interface(f"{answer.get('local') or answer.get('address')}/{answer['prefixlen']}")
             for answer in answers
@@ -169,7 +167,7 @@ class Netlink:
         address = ipaddress.ip_address(destination)
         fields = {"family": _family(address), "dst_len": address.max_prefixlen, "attrs": [("RTA_DST", destination)]}
         fine = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAFNOSUPPORT})
-        [answers] = self._ask(Request(f"looking for the route to {destination}", "RTM_GETROUTE", "get", fields, fine))
+        [answers] = self._ask(Request(f"looking for the route to {destination}", "RTM_GETROUTE", "", fields, fine))
         return answers[0].get_attr("RTA_OIF") if answers else None
 
 
@@ -177,11 +175,13 @@ class Watch:
     """Hears of interfaces that go, in the namespace of the thread that opens it. Use as a context manager."""
 
     def __init__(self, step_s: float) -> None:
-        from pyroute2.netlink.rtnl import RTMGRP_LINK
-        from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+        from pyroute2.netlink.marshal import Marshal
+        from pyroute2.netlink.rtnl import RTM_DELLINK, RTMGRP_LINK
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
         self._socket = _open(socket.NETLINK_ROUTE, step_s, RTMGRP_LINK)
-        self._marshal = MarshalRtnl()
+        self._marshal = Marshal()  # of other events it reads the header only
+        self._marshal.msg_map = {RTM_DELLINK: ifinfmsg}
 
     def __enter__(self) -> Self:
         return self
@@ -200,8 +200,10 @@ class Watch:
                 return False
             raise
         return any(
-            event["event"] == "RTM_DELLINK" and event["index"] == index and event["family"] == socket.AF_UNSPEC
-            for event in self._marshal.parse(datagram)  # of AF_BRIDGE: a bridge's port went
+            event["header"]["type"] in self._marshal.msg_map
+            and event["index"] == index
+            and event["family"] == socket.AF_UNSPEC  # AF_BRIDGE: it left its bridge
+            for event in self._marshal.parse(datagram)
         )
 
 
@@ -212,7 +214,7 @@ def add_bridge(name: str, mac: str, mtu: int) -> Request:
     """A bridge without spanning tree; it is down. One that is there stays."""
     info = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
     fields = {"attrs": [*_interface(name, mac, mtu), ("IFLA_LINKINFO", info)]}
-    return Request(f"adding bridge {name}", "RTM_NEWLINK", "create", fields, frozenset({errno.EEXIST}))
+    return Request(f"adding bridge {name}", "RTM_NEWLINK", "ACK CREATE EXCL", fields, frozenset({errno.EEXIST}))
 
 
 def add_veth(name: str, mac: str, mtu: int, master: int, peer: str, peer_mac: str, netns: int) -> Request:
@@ -221,7 +223,7 @@ def add_veth(name: str, mac: str, mtu: int, master: int, peer: str, peer_mac: st
     data = {"attrs": [("VETH_INFO_PEER", other)]}
     info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
     fields = {"attrs": [*_interface(name, mac, mtu), ("IFLA_MASTER", master), ("IFLA_LINKINFO", info)]}
-    return Request(f"adding veth pair {name}", "RTM_NEWLINK", "create", fields)
+    return Request(f"adding veth pair {name}", "RTM_NEWLINK", "ACK CREATE EXCL", fields)
 
 
 def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, master: int | None = None) -> Request:
@@ -235,7 +237,7 @@ def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, maste
         fields["attrs"].append(("IFLA_MTU", mtu))
     if master is not None:
         fields["attrs"].append(("IFLA_MASTER", master))
-    return Request(f"setting up interface {name}", "RTM_NEWLINK", "req", fields)
+    return Request(f"setting up interface {name}", "RTM_NEWLINK", "ACK", fields)
 
 
 def set_port(name: str) -> Request:
@@ -246,13 +248,13 @@ def set_port(name: str) -> Request:
     info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", mode)]}
     attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
     fields = {"flags": IFF_UP, "change": IFF_UP | IFF_PROMISC, "attrs": attributes}
-    return Request(f"setting up bridge port {name}", "RTM_NEWLINK", "req", fields)
+    return Request(f"setting up bridge port {name}", "RTM_NEWLINK", "ACK", fields)
 
 
 def delete_link(name: str) -> Request:
     """Remove an interface; none is fine. Of a veth pair, both ends go."""
     fields = {"attrs": [("IFLA_IFNAME", name)]}
-    return Request(f"deleting interface {name}", "RTM_DELLINK", "req", fields, frozenset({errno.ENODEV}))
+    return Request(f"deleting interface {name}", "RTM_DELLINK", "ACK", fields, frozenset({errno.ENODEV}))
 
 
 def add_address(index: int, address: Interface) -> Request:
@@ -263,7 +265,7 @@ def add_address(index: int, address: Interface) -> Request:
     if address.version == 4:
         fields["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
     fields["attrs"].append(("IFA_FLAGS", IFA_F_NODAD))
-    return Request(f"adding address {address}", "RTM_NEWADDR", "replace", fields, frozenset({errno.EEXIST}))
+    return Request(f"adding address {address}", "RTM_NEWADDR", "ACK CREATE REPLACE", fields, frozenset({errno.EEXIST}))
 
 
 def add_default_route(index: int, gateway: Address) -> Request:
@@ -278,13 +280,13 @@ def add_default_route(index: int, gateway: Address) -> Request:
         "type": rt_type["unicast"],
         "attrs": [("RTA_OIF", index), ("RTA_GATEWAY", str(gateway))],
     }
-    return Request(f"adding default route via {gateway}", "RTM_NEWROUTE", "replace", fields)
+    return Request(f"adding default route via {gateway}", "RTM_NEWROUTE", "ACK CREATE REPLACE", fields)
 
 
 def forget_neighbour(index: int, address: Address) -> Request:
     """Forget the link-layer address that *address* had; none is fine."""
     fields = {"family": _family(address), "ifindex": index, "attrs": [("NDA_DST", str(address))]}
-    return Request(f"forgetting neighbour {address}", "RTM_DELNEIGH", "req", fields, frozenset({errno.ENOENT}))
+    return Request(f"forgetting neighbour {address}", "RTM_DELNEIGH", "ACK", fields, frozenset({errno.ENOENT}))
 
 
 # --- between pyroute2's values and ours -------------------------------------------------------------------------------
@@ -316,15 +318,17 @@ def _protocol(protocol: int) -> tuple[Mapping[str, int], Any]:
 def _link_of(message: Any) -> Link:
     from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
+    fields = {slot.name: slot for slot in message["attrs"]}  # get_attr would search them anew for each
+    info = fields["IFLA_LINKINFO"].value if "IFLA_LINKINFO" in fields else None
     return Link(
         index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=message.get(("linkinfo", "kind"), ""),
+        name=fields["IFLA_IFNAME"].value,
+        kind=info.get_attr("IFLA_INFO_KIND", "") if info else "",
         up=bool(message["flags"] & IFF_UP),
-        mtu=message.get_attr("IFLA_MTU"),
-        peer=message.get_attr("IFLA_LINK", 0),
-        operational=message.get_attr("IFLA_OPERSTATE") == "UP",
-        forwarding=message.get(("linkinfo", "slave_data", "state")) == BRIDGE_FORWARDING,
+        mtu=fields["IFLA_MTU"].value,
+        peer=fields["IFLA_LINK"].value if "IFLA_LINK" in fields else 0,
+        operational=fields["IFLA_OPERSTATE"].value == "UP",
+        forwarding=info is not None and info.get(("slave_data", "state")) == BRIDGE_FORWARDING,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from ocid.adapters import mounts
 from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import find_tool
@@ -41,6 +42,7 @@ class PauseProcesses:
         self._runtime = runtime
         self._cgroups = cgroups
         self._binary = binary
+        mounts.clear_files(state_dir)
 
     async def start(self, order: SandboxOrder) -> Process:
         """Run the pause process and return it. Runs already is success.
@@ -132,7 +134,7 @@ class PauseProcesses:
             with suppress(EffectFailed):
                 log = handler.root / f".{order.pod_id}.log"
                 await handler.call(f"delete of pause process {order.pod_id!r}", log, "delete", order.pod_id)
-        shutil.rmtree(handler.state_directory(order.pod_id), ignore_errors=True)
+        handler.remove_state(order.pod_id)
 
 
 def _begun(bundle: Path) -> bool:

@@ -7,7 +7,6 @@ a pidfd, and, under the cgroupfs driver, deleted by removing what runc or crun m
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from ocid.adapters import linux
+from ocid.adapters import linux, mounts
 from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import find_tool
@@ -86,6 +85,8 @@ class OciRuntime:
         exits, scratch = run_dir / "exits", run_dir / "tmp"
         for directory in (exits, scratch):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mounts.clear_files(scratch)
+        mounts.clear_files(run_dir / "runtime")
         places = cgroups.directories(monitor_cgroup) if monitor_cgroup else []
         path = monitor if monitor.startswith("/") else find_tool(monitor)
         facts = gather_host_facts(cgroups)
@@ -139,9 +140,12 @@ class OciRuntime:
             Unavailable: it did not answer in time.
         """
         handler = self.handler(order.handler)
+        if _is_half_made(order):
+            await self._monitor.settle(order)
         if _was_begun(order) or handler.state_directory(order.container_id).exists():
             found = await self._created(handler, order)
             if found is not None:
+                self._monitor.forget_create(order)
                 return found
             await self._remove_all(order, monitor_s=0)
         systemd = self._cgroups.driver is CgroupDriver.SYSTEMD
@@ -230,6 +234,7 @@ class OciRuntime:
         """Remove everything but the bundle's config.json; the monitor is given that time to leave by itself."""
         handler = self.handler(order.handler)
         if _is_half_made(order):
+            await self._monitor.settle(order)
             await self._monitor.end(order, 0)
             await self._monitor.end_unrecorded(order)
         state = await handler.init(order.container_id, Path(order.bundle, "runtime.log"))
@@ -252,7 +257,7 @@ class OciRuntime:
         """Remove the runtime's state: by itself where hooks, scopes or resctrl groups hang on it, else directly."""
         directory = handler.state_directory(order.container_id)
         if handler.kind != "other" and self._cgroups.driver is CgroupDriver.CGROUPFS and _is_plain(order):
-            shutil.rmtree(directory, ignore_errors=True)
+            handler.remove_state(order.container_id)
             return
         _remove_files(str(directory), ("exec.fifo",))  # left behind it would make runc say "created" and wait 100 ms
         log = handler.root / f".{order.container_id}.log"

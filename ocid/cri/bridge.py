@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import grpclib.const
 import trio_asyncio
 from google.protobuf.message import Message
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.server import Stream
 
 from ocid.cri.encoded import Encoded
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Read = Callable[[Facade, Any], Message | Encoded]
 Change = Callable[[Facade, Any, Context], Awaitable[Message]]
-Follow = Callable[[Facade, Any], AsyncGenerator[Message, None]]
+Follow = Callable[[Facade, Any], contextlib.AbstractContextManager[AsyncGenerator[Message, None]]]
 
 
 class Rpc(Protocol):
@@ -89,23 +89,22 @@ def following(facade: Facade, name: str, handle: Follow) -> Rpc:
     async def rpc(stream: Stream[Any, Any]) -> None:
         request = await stream.recv_message()
 
-        async def run() -> OcidError | None:
-            try:
-                async with contextlib.aclosing(handle(facade, request)) as responses:
-                    async for response in responses:
-                        await trio_asyncio.aio_as_trio(stream.send_message)(response)
-            except OcidError as error:
-                return error
-            return None
+        async def send_all(responses: AsyncGenerator[Message, None]) -> None:
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    await trio_asyncio.aio_as_trio(stream.send_message)(response)
 
         try:
             facade.require_open()
+            with handle(facade, request) as responses:
+                await stream.send_initial_metadata()  # the client knows from here on that it will miss nothing
+                await trio_asyncio.trio_as_aio(send_all)(responses)
         except OcidError as error:
             raise to_grpc(error) from None
-        await stream.send_initial_metadata()  # the client knows from here on that it will miss nothing
-        failure = await trio_asyncio.trio_as_aio(run)()
-        if failure is not None:
-            raise to_grpc(failure)
+        except (GRPCError, ProtocolError, StreamTerminatedError):
+            raise  # grpclib's own affair: the client went away
+        except Exception as bug:
+            raise _internal(name, bug) from bug
 
     return rpc
 

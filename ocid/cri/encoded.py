@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
+from grpclib.const import Status
 from grpclib.encoding.proto import ProtoCodec
+from grpclib.exceptions import GRPCError
 
 from ocid.projections.fold import Row
 
@@ -64,10 +66,17 @@ class Items(Generic[State, Config]):
 
 
 class Codec(ProtoCodec):
-    """grpclib's codec, which also takes responses that are encoded already."""
+    """grpclib's codec, which also takes responses that are encoded already, and blames clients for their garbage."""
 
     def encode(self, message: Any, message_type: type[Any]) -> bytes:
         if not isinstance(message, Encoded):
             return super().encode(message, message_type)
         assert message.kind is message_type, f"{message.kind.__name__} is sent as {message_type.__name__}"
         return message.data
+
+    def decode(self, data: bytes, message_type: type[Any]) -> Any:
+        try:
+            return super().decode(data, message_type)
+        except DecodeError as error:
+            name = message_type.DESCRIPTOR.full_name
+            raise GRPCError(Status.INVALID_ARGUMENT, f"{len(data)} bytes are no {name}: {error}") from None

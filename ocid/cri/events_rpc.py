@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 
 
-async def get_container_events(
+def get_container_events(
     facade: Facade, request: pb.GetEventsRequest
-) -> AsyncGenerator[pb.ContainerEventResponse, None]:
+) -> AbstractContextManager[AsyncGenerator[pb.ContainerEventResponse, None]]:
     """Stream events from now on, until the client goes away.
 
     Raises:
         Exhausted: the client fell too far behind.
     """
-    async for event in facade.subscribers.follow():
-        yield event
+    return facade.subscribers.follow()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
 from ocid.actors.core import Core
 from ocid.cri import present
 from ocid.cri.encoded import Items
@@ -45,6 +47,7 @@ class Facade:
     )
     _by_connection: weakref.WeakKeyDictionary[Any, int] = field(default_factory=weakref.WeakKeyDictionary)
     _by_process: dict[tuple[int, int], int] = field(default_factory=dict)
+    _identifying: trio.Lock = field(default_factory=trio.Lock)  # so that two calls at once record one peer
 
     @property
     def view(self) -> View:
@@ -62,9 +65,11 @@ class Facade:
 
     async def who(self, connection: asyncio.BaseTransport, identify: Callable[[Any], PeerSeen]) -> int:
         """Return the seq of the event that describes the process at the other end, recording it when it is new."""
-        known = self._by_connection.get(connection)
-        if known is not None:
-            return known
+        async with self._identifying:
+            known = self._by_connection.get(connection)
+            return known if known is not None else await self._recorded(connection, identify)
+
+    async def _recorded(self, connection: asyncio.BaseTransport, identify: Callable[[Any], PeerSeen]) -> int:
         peer = identify(connection.get_extra_info("socket"))
         process = (peer.pid, peer.start_ticks)
         seq = self._by_process.get(process) if peer.start_ticks else None

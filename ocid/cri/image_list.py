@@ -7,6 +7,7 @@ import msgspec
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.catalog import Image
+from ocid.domain.spec.users import ID_MAX
 from ocid.errors import InvalidRequest, NotFound
 
 
@@ -60,7 +61,7 @@ def image_message(facade: Facade, image: Image) -> pb.Image:
         spec=pb.ImageSpec(image=image.image_id),
         pinned=False,
     )
-    if user.isdigit():
+    if user.isascii() and user.isdigit() and int(user[:20]) <= ID_MAX:
         message.uid.value = int(user)
     else:
         message.username = user

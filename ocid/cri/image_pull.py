@@ -5,9 +5,11 @@ from __future__ import annotations
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain import reference
-from ocid.errors import InvalidRequest, revive
+from ocid.errors import EffectFailed, InvalidRequest, Unavailable, revive
 from ocid.events.envelope import Context
 from ocid.ports import Credentials
+
+REGISTRY_UNAVAILABLE = "RegistryUnavailable"  # CRI, errors that the kubelet knows by their first word
 
 
 async def pull_image(facade: Facade, request: pb.PullImageRequest, context: Context) -> pb.PullImageResponse:
@@ -19,8 +21,9 @@ async def pull_image(facade: Facade, request: pb.PullImageRequest, context: Cont
     Raises:
         InvalidRequest: the reference is malformed.
         NotFound: the registry has no such image.
-        EffectFailed: the registry refused, or what it sent is not what it promised.
-        Unavailable: no registry or mirror answered.
+        EffectFailed: the registry refused, or what it sent is not what it promised, or none answered: the kubelet
+            knows that by the first word of a message whose status is UNKNOWN, and by nothing else.
+        Unavailable: the daemon was restarted meanwhile.
     """
     if not request.image.image:
         raise InvalidRequest("image.image is empty: wanted an image reference")
@@ -29,6 +32,8 @@ async def pull_image(facade: Facade, request: pb.PullImageRequest, context: Cont
     actor = await facade.core.pull_effects.begin(name, credentials, context)
     state = await actor.until(lambda pull: pull.ended)
     if state.failed is not None:
+        if state.failed.error == Unavailable.__name__:
+            raise EffectFailed(f"{REGISTRY_UNAVAILABLE}: {state.failed.message}")
         raise revive(state.failed.error, state.failed.message)
     if state.completed is None:
         raise revive("Unavailable", f"the pull of {name} was abandoned; try again")

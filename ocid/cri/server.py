@@ -120,10 +120,12 @@ def bind(path: Path) -> socket.socket:
     """Listen on the CRI socket, mode 0660; one that a dead daemon left is replaced.
 
     Raises:
-        AlreadyExists: a living daemon answers there.
+        AlreadyExists: a living daemon answers there, or it is something else than a socket.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+    if os.path.lexists(path):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise AlreadyExists(f"{str(path)!r} is there and is no socket; move it away or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(path))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -65,21 +66,28 @@ class Subscribers:
             return row.state.declared.pod_id
         return self._pod_of.get(container_id, "")
 
-    async def follow(self) -> AsyncGenerator[pb.ContainerEventResponse, None]:
-        """Yield events from now on.
+    @contextlib.contextmanager
+    def follow(self) -> Iterator[AsyncGenerator[pb.ContainerEventResponse, None]]:
+        """Subscribe at once, and give the events from now on.
 
         Raises:
-            Exhausted: the subscriber fell too far behind.
+            Exhausted: of the generator, when the subscriber fell too far behind.
         """
         send, receive = trio.open_memory_channel[pb.ContainerEventResponse](BUFFER_MAX)
         self._channels.add(send)
         try:
-            async for event in receive:
-                yield event
-            raise Exhausted(f"the subscriber fell {BUFFER_MAX} events behind; list and subscribe again")
+            yield _until_too_slow(receive)
         finally:
             self._channels.discard(send)
             send.close()
+
+
+async def _until_too_slow(
+    receive: trio.MemoryReceiveChannel[pb.ContainerEventResponse],
+) -> AsyncGenerator[pb.ContainerEventResponse, None]:
+    async for event in receive:
+        yield event
+    raise Exhausted(f"the subscriber fell {BUFFER_MAX} events behind; list and subscribe again")
 
 
 def respond(

@@ -243,7 +243,8 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
         case NoteFailed():
             return _decide_failed(state, command)
         case NoteExited(at_ns=at_ns, exit_code=code, oom_killed=oom, source=source):
-            exited = events.Exited(at_ns=at_ns, exit_code=code, oom_killed=oom, source=source)
+            ended_at = max(at_ns, state.started_at_ns)  # a file's time is coarser than a clock's
+            exited = events.Exited(at_ns=ended_at, exit_code=code, oom_killed=oom, source=source)
             return () if state.ended else (exited,)
         case NotePrepared() | NoteCreated() | NoteStarted():
             return () if state.ended else _decide_made(state, command)

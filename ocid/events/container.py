@@ -103,7 +103,7 @@ class Exited(Event, frozen=True, kw_only=True):
     at_ns: int
     exit_code: int  # 0-255; 128 + signal number when killed by a signal; 255 when nobody knows it
     oom_killed: bool = False
-    source: str  # "monitor" (its exit file), "reboot", or "unknown"
+    source: str  # "monitor" (its exit file), "kernel" (the monitor was lost), "reboot", or "unknown"
 
 
 class Released(Event, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import trio
 
+from ocid.adapters import conmon, mounts
 from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.handlers import HandlerConfig
@@ -134,7 +135,10 @@ async def test_a_container_that_was_being_created_is_made_once(world: World, aft
     await _finish(world.runtime, order, init)
 
 
-async def test_a_create_that_hangs_in_the_runtime_is_cleared_away(world: World, tmp_path: Path) -> None:
+async def test_a_create_that_hangs_in_the_runtime_is_cleared_away(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conmon, "SETTLE_S", 0.1)
     slow = tmp_path / "slow"
     slow.write_text(f'#!/bin/sh\ncase "$*" in *" create "*) exec sleep 30.25;; esac\nexec {world.handler} "$@"\n')
     slow.chmod(0o755)
@@ -164,11 +168,13 @@ def monitors(order: ContainerOrder) -> list[Process]:
 async def test_a_cancelled_create_is_finished_by_the_next(world: World) -> None:
     order = container_order(world)
     await world.runtime.write_bundle(order, oci_spec(world, order, "/bin/sleep", "100"))
-    for after_s in (0.0, 0.002, 0.005, 0.01, 0.02):
+    for after_s in (0.0, 0.002, 0.005):
         with trio.move_on_after(after_s):
             await world.runtime.create(order)
+    monitor = found(order)[0]
     init = await world.runtime.create(order)
 
+    assert monitors(order) == [monitor]  # it was joined, not made anew
     assert world.cgroups.processes(order.cgroup) == {init.pid}
     await _finish(world.runtime, order, init)
 
@@ -205,3 +211,19 @@ async def _finish(runtime: OciRuntime, order: ContainerOrder, init: Process) -> 
     await runtime.signal(order, init, Signalled(signal=signal.SIGKILL, everyone=False))
     assert (await runtime.wait(order, init)).exit_code == 137
     await runtime.delete(order)
+
+
+async def test_what_a_killed_runtime_left_mounted_is_removed(world: World) -> None:
+    order = container_order(world)
+    await world.runtime.write_bundle(order, oci_spec(world, order, "/bin/sleep", "100"))
+    init = await world.runtime.create(order)
+    state = world.runtime.handler(world.handler).state_directory(order.container_id)
+    for leftover in (state / "runc.abc", world.run / "runtime/crun.abc", world.run / "tmp/crun.abc"):
+        leftover.touch()
+        mounts.bind("/bin/true", str(leftover))
+    await _finish(world.runtime, order, init)
+    assert not state.exists()
+
+    await OciRuntime.open(world.run, Cgroups(), {"runc": HandlerConfig(path=world.handler)})
+    assert os.listdir(world.run / "tmp") == []
+    assert not (world.run / "runtime/crun.abc").exists()

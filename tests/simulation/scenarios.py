@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -13,6 +14,7 @@ from tests.fakes.node import Node, Scenario
 
 APP, WEB = "reg.test/app:1", "reg.test/web:1"
 SCENARIOS: dict[str, Scenario] = {}
+POWER_CUTS: dict[str, Scenario] = {}  # those that go on whatever a reboot took away
 
 
 def scenario(body: Callable[[Node, Kubelet], Awaitable[None]]) -> Callable[[Node, Kubelet], Awaitable[None]]:
@@ -24,6 +26,23 @@ def scenario(body: Callable[[Node, Kubelet], Awaitable[None]]) -> Callable[[Node
         await check(node, kubelet)
 
     SCENARIOS[body.__name__] = whole
+    return body
+
+
+def power_cut(body: Callable[[Node, Kubelet], Awaitable[None]]) -> Callable[[Node, Kubelet], Awaitable[None]]:
+    """Enter a scenario whose machine may lose power; it ends with nothing left at all."""
+
+    async def whole(node: Node) -> None:
+        kubelet = Kubelet(node)
+        await body(node, kubelet)
+        await check(node, kubelet)
+        for pod in list(node.view().pods.rows):
+            await kubelet.eventually(kubelet.remove_pod, pod)
+        await check(node, kubelet)
+        left = (*node.world.mounts, *node.world.tasks, *node.world.contained, *node.world.addresses)
+        assert not left, f"left when all pods were removed: {left}"
+
+    POWER_CUTS[body.__name__] = whole
     return body
 
 
@@ -244,3 +263,33 @@ async def command_in_a_container(node: Node, kubelet: Kubelet) -> None:
             assert (finished.exit_code, finished.timed_out) == ((4, False) if timeout_s == 0 else (137, True))
     await check(node, kubelet)
     await kubelet.remove_pod(pod)
+
+
+@power_cut
+async def a_running_pod(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config())
+    for name, program in (("long", "run:1000"), ("short", "run:1")):
+        with contextlib.suppress(OcidError):
+            await kubelet.start(await kubelet.create(pod, container_config(name, image, program)))
+    await trio.sleep(3)
+    with contextlib.suppress(OcidError):
+        await kubelet.stop_pod(pod)
+
+
+@power_cut
+async def a_pod_with_a_pause_process(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config(shared_pid=True))
+    with contextlib.suppress(OcidError):
+        one = await kubelet.create(pod, container_config("one", image, "term:trap:2", "code:4"))
+        await kubelet.start(one)
+        await kubelet.stop(one, 10)
+        await kubelet.remove(one)
+
+
+@power_cut
+async def a_pull(node: Node, kubelet: Kubelet) -> None:
+    node.shelf.put(APP, "base", "libs", "app")
+    image = await kubelet.eventually(kubelet.pull, APP)
+    await kubelet.remove_image(image)

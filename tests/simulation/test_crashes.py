@@ -10,9 +10,7 @@ import pytest
 
 from tests.fakes.life import Moment
 from tests.fakes.node import Node, simulate
-from tests.simulation.scenarios import SCENARIOS
-
-REBOOTED = ("pod_with_two_containers", "shared_pid_pod", "pulls_that_share_layers")
+from tests.simulation.scenarios import POWER_CUTS, SCENARIOS
 
 
 def moments(whole: Node, kinds: tuple[str, ...] = ("before commit", "after commit", "step")) -> list[Moment]:
@@ -33,9 +31,9 @@ def test_the_end_is_the_same_wherever_the_daemon_dies(name: str, simulated: dict
         simulated["crash points"] = simulated.get("crash points", 0) + 1
 
 
-@pytest.mark.parametrize("name", REBOOTED)
+@pytest.mark.parametrize("name", POWER_CUTS)
 def test_nothing_is_left_of_a_machine_that_lost_power_at_any_step(name: str, simulated: dict[str, int]) -> None:
-    scenario = SCENARIOS[name]
+    scenario = POWER_CUTS[name]
     whole = simulate(scenario)
 
     for moment in moments(whole, ("after commit", "step")):
