@@ -202,7 +202,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         redaction=_rules(config),
         salt=_salt(root),
         create_missing_mounts=config.containers.create_missing_mounts,
-        pull_downloads_max=config.images.download_parallel,
+        pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
     registries = {
         name: RegistrySettings(

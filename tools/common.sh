@@ -81,5 +81,5 @@ EOF
     .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore -r .venv/cache/requirements.txt
     .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore --no-deps --editable .
     echo "$want" >"$stamp"
-    [ -z "${SUDO_UID:-}" ] || chown -R --reference=pyproject.toml .venv
+    [ -z "${SUDO_UID:-}" ] || chown -R --reference=pyproject.toml .venv ocid.egg-info
 }

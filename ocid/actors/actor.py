@@ -213,6 +213,8 @@ class Actor(Generic[State]):
                     break
                 ask = await self._inbox.receive()
                 await self._take(ask)
+                if not self.version and ask.error is not None:
+                    break  # nothing came of what it was made for
             effects.cancel_scope.cancel()
         self.end()
 
@@ -220,14 +222,15 @@ class Actor(Generic[State]):
         self._current = ask
         try:
             facts: tuple[Event, ...] = self.decider.decide(self.state, ask.command)
+            context = ask.context if ask.context is not DAEMON else self._follows
+            # Not shielded: a log that failed never answers. Cut short here, the actor is rebuilt from its stream.
+            append = self._journal.append
+            written = await append(self.stream, self.version, facts, context, ask.documents) if facts else ()
         except OcidError as error:
             ask.refuse(error)
             self._current = None
             return
         if facts:
-            context = ask.context if ask.context is not DAEMON else self._follows
-            # Not shielded: a log that failed never answers. Cut short here, the actor is rebuilt from its stream.
-            written = await self._journal.append(self.stream, self.version, facts, context, ask.documents)
             self._follows = Context(correlation=context.correlation, cause=written[-1].seq)
             self.state = functools.reduce(self.decider.evolve, facts, self.state)
             self.version += len(facts)

@@ -87,14 +87,15 @@ class Core:
         return self.containers.get(container_id).state
 
     def containers_of(self, pod_id: PodId) -> list[Actor[Container]]:
-        """Return the actors of the pod's containers, also of those whose declaration is on its way into the log."""
-        known = [self.containers.find(one) for one in self.view.containers.by_pod.get(pod_id, ())]
+        """Return the actors of the pod's containers, to take them down: awake, and also those not in the log yet."""
+        names = self.view.containers.by_pod.get(pod_id, ())
+        known = [self.containers.revived(one) for one in names if self.containers.find(one) is not None]
         young = [
             actor
             for key, actor in self.containers.unborn()
             if isinstance(key, containers.ContainerKey) and key.pod_id == pod_id
         ]
-        return [actor for actor in known if actor is not None and actor not in young] + young
+        return [actor for actor in known if actor not in young] + young
 
     def _pull_key(self, state: Pull) -> object:
         """Credentials are part of it, which no event has: only a pull of this life of the daemon can be joined."""
@@ -103,7 +104,7 @@ class Core:
 
 
 def _pod_key(state: Pod) -> object:
-    if state.declared is None or state.remove_wanted or state.failed is not None:
+    if state.declared is None or state.remove_wanted or state.failed is not None or state.gave_up is not None:
         return None
     return pods.key_of(state.declared)
 

@@ -46,6 +46,10 @@ class ExecEffects:
                     return await self._run(state.requested)
                 except OcidError as error:
                     return Note(domain.NoteFailed(error=type(error).__name__, message=error.message))
+                finally:
+                    job = self.jobs.get(state.requested.exec_id)
+                    if job is not None and job.unwanted.is_set():
+                        del self.jobs[state.requested.exec_id]  # nobody comes for its output
             case _:
                 assert_never(effect)
 

@@ -31,7 +31,7 @@ class Settings:
     redaction: RedactionRules = DEFAULT_RULES
     salt: bytes = bytes(16)  # of redaction; kept in a file of its own, never in the log
     create_missing_mounts: bool = True  # a bind mount's missing source becomes a directory, as CRI-O does
-    pull_downloads_max: int = 3  # layers of one pull in flight at once
+    pull_layers_max: int = 8  # layers of one pull in hand at once; downloads and unpackings have limits of their own
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -150,7 +151,7 @@ class PullEffects:
         """Have every layer made, a few at a time; layers that others are making are waited for."""
         assert session.resolved is not None, "layers come after resolving"
         assert state.requested is not None, "a pull that nobody requested owes nothing"
-        limit = trio.CapacityLimiter(self._host.settings.pull_downloads_max)
+        limit = trio.CapacityLimiter(self._host.settings.pull_layers_max)
         failures: list[OcidError] = []
         pull_id = state.requested.pull_id
 
@@ -226,7 +227,7 @@ class LayerEffects:
         try:
             match effect:
                 case layer.Make():
-                    async with self._turns.setdefault(state.wanted.blob, trio.Lock()) as _:
+                    async with self._turn(state.wanted.blob):
                         return await self._make(state.wanted)
                 case layer.Discard(failures=failures):
                     await back_off(failures)
@@ -236,6 +237,17 @@ class LayerEffects:
                     assert_never(effect)
         except OcidError as error:
             return Note(layer.NoteFailed(error=type(error).__name__, message=error.message))
+
+    @asynccontextmanager
+    async def _turn(self, blob: Digest) -> AsyncIterator[None]:
+        """One at a time for each blob: two layers made of the same one would write to the same file."""
+        turn = self._turns.setdefault(blob, trio.Lock())
+        async with turn:
+            try:
+                yield
+            finally:
+                if not turn.statistics().tasks_waiting:
+                    del self._turns[blob]
 
     async def _make(self, wanted: layer_events.Wanted) -> Note:
         blob = LayerBlob(

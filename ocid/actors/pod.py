@@ -93,17 +93,23 @@ class PodEffects:
         await self._all(pod_id, command, lambda container: container.removed)
 
     async def _all(self, pod_id: PodId, command: object, done: Callable[[Container], bool]) -> None:
+        failures: list[OcidError] = []
         async with trio.open_nursery() as nursery:
             for actor in self._containers_of(pod_id):
-                nursery.start_soon(_carry_out, actor, command, done)
+                nursery.start_soon(_carry_out, actor, command, done, failures)
+        if failures:
+            raise failures[0]
 
 
-async def _carry_out(actor: Actor[Container], command: object, done: Callable[[Container], bool]) -> None:
+async def _carry_out(
+    actor: Actor[Container], command: object, done: Callable[[Container], bool], failures: list[OcidError]
+) -> None:
     """Have one container do it; one that vanishes meanwhile has."""
-    if actor.over.is_set() and actor.unfit is None:
-        return
-    await actor.ask(command)
-    await actor.until(done)
+    try:
+        await actor.ask(command)
+        await actor.until(done)
+    except OcidError as error:
+        failures.append(error)
 
 
 @functools.lru_cache(maxsize=256)

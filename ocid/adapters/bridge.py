@@ -11,8 +11,10 @@ import hashlib
 import ipaddress
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,6 +38,10 @@ SETTLE_S_MAX: Final = 1.0  # then the pod goes on; its first packets may be lost
 SETTLE_STEP_S: Final = 0.0002  # usually one
 ELSEWHERE: Final = ("8.8.8.8", "2001:4860:4860::8888")  # looked up in the routing table, never sent to
 
+_MTU: Final = (  # IP_MTU and IPV6_MTU of a connected socket. Source: linux/in.h, linux/in6.h
+    (socket.AF_INET, socket.IPPROTO_IP, 14),
+    (socket.AF_INET6, socket.IPPROTO_IPV6, 24),
+)
 _SYSCTLS = Path("/proc/sys/net")  # shows the namespace of the thread that looks
 
 
@@ -128,7 +134,7 @@ class Bridge:
     def _repair(self) -> tuple[Link, bool]:
         """Bring the bridge to what it should be; return it, and whether the table is there."""
         with Netlink() as host:
-            mtu = _uplink_mtu(host)
+            mtu = _uplink_mtu()
             bridge = host.link(self._name)
             if bridge is None:
                 host.run(netlink.add_bridge(self._name, _mac("bridge", self._name), mtu))
@@ -253,13 +259,12 @@ def _pod_peer() -> int:
     return 0 if link is None else link.peer
 
 
-def _uplink_mtu(host: Netlink) -> int:
-    """Return the MTU of the interface that the default route leaves by."""
-    for destination in ELSEWHERE:
-        index = host.route_to(destination)
-        link = None if index is None else host.link_at(index)
-        if link is not None:
-            return link.mtu
+def _uplink_mtu() -> int:
+    """Return the MTU of the default route."""
+    for destination, (family, level, option) in zip(ELSEWHERE, _MTU, strict=True):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as unsent:  # OSError: no route
+            unsent.connect((destination, 9))  # only looks up the route
+            return unsent.getsockopt(level, option)
     return MTU_DEFAULT
 
 

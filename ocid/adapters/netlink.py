@@ -18,6 +18,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, NamedTuple, Self
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -65,13 +66,12 @@ class Netlink:
     """
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
-        from pyroute2.netlink import NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK, SOL_NETLINK
-
+        known = _pyroute2().netlink
         self._types, self._marshal = _protocol(protocol)
         self._sequence = 0
         self._socket = _open(protocol, ANSWER_S_MAX)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)  # words with errors
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)  # dumps filter in the kernel
+        self._socket.setsockopt(known.SOL_NETLINK, known.NETLINK_EXT_ACK, 1)  # words with errors
+        self._socket.setsockopt(known.SOL_NETLINK, known.NETLINK_GET_STRICT_CHK, 1)  # dumps filter in the kernel
 
     def __enter__(self) -> Self:
         return self
@@ -85,8 +85,7 @@ class Netlink:
 
     def _ask(self, *requests: Request) -> list[list[Any]]:
         """Send *requests* in one system call, and return the messages that answer each; a dump must be the last."""
-        from pyroute2.netlink import NLM_F_MULTI, NLMSG_DONE, NLMSG_ERROR
-
+        known = _pyroute2().netlink
         first = self._sequence + 1
         self._socket.send(b"".join(self._encoded(request) for request in requests))
         answers: list[list[Any]] = [[] for _ in requests]
@@ -98,10 +97,10 @@ class Netlink:
                 sequence = header["sequence_number"]
                 if sequence not in waiting:
                     continue
-                ends = header["type"] in (NLMSG_ERROR, NLMSG_DONE)
+                ends = header["type"] in (known.NLMSG_ERROR, known.NLMSG_DONE)
                 if not ends:
                     answers[sequence - first].append(message)
-                if ends or not header["flags"] & NLM_F_MULTI:
+                if ends or not header["flags"] & known.NLM_F_MULTI:
                     waiting.discard(sequence)
                 failure = _failure(requests[sequence - first], header["error"])
                 if failure is not None:
@@ -111,11 +110,9 @@ class Netlink:
         return answers
 
     def _encoded(self, request: Request) -> bytes:
-        from pyroute2 import netlink
-
         self._sequence += 1
         kind = self._types[request.type]
-        flags = [getattr(netlink, f"NLM_F_{name}") for name in ("REQUEST", *request.flags.split())]
+        flags = [getattr(_pyroute2().netlink, f"NLM_F_{name}") for name in ("REQUEST", *request.flags.split())]
         message = self._marshal.msg_map[kind]()
         message.update(request.fields)
         message["header"] = {"type": kind, "flags": sum(flags), "sequence_number": self._sequence}
@@ -132,9 +129,8 @@ class Netlink:
 
     def has_table(self, name: str) -> bool:
         """Say whether there is an nftables table of the family inet called *name*. For a NETFILTER socket only."""
-        from pyroute2.netlink.nfnetlink.nftsocket import NFPROTO_INET
-
-        fields = {"nfgen_family": NFPROTO_INET, "attrs": [("NFTA_TABLE_NAME", name)]}
+        inet = _pyroute2().netlink.nfnetlink.nftsocket.NFPROTO_INET
+        fields = {"nfgen_family": inet, "attrs": [("NFTA_TABLE_NAME", name)]}
         fine = frozenset({errno.ENOENT})
         [answers] = self._ask(Request(f"looking for table {name}", "NFT_MSG_GETTABLE", "", fields, fine))
         return bool(answers)
@@ -156,11 +152,13 @@ class Netlink:
     def addresses(self, index: int) -> frozenset[Interface]:
         """Return the addresses of an interface with their prefix lengths."""
         [answers] = self._ask(Request("listing addresses", "RTM_GETADDR", "DUMP", {"index": index}))
-        return frozenset(
-            ipaddress.ip_interface(f"{answer.get('local') or answer.get('address')}/{answer['prefixlen']}")
-            for answer in answers
-            if answer["index"] == index
-        )
+        found: set[Interface] = set()
+        for answer in answers:
+            fields = {slot.name: slot for slot in answer["attrs"]}
+            address = fields.get("IFA_LOCAL") or fields.get("IFA_ADDRESS")
+            if address is not None and answer["index"] == index:
+                found.add(ipaddress.ip_interface(f"{address.value}/{answer['prefixlen']}"))
+        return frozenset(found)
 
     def route_to(self, destination: str) -> int | None:
         """Return the index of the interface that packets to *destination* leave by, or None when there is no route."""
@@ -175,13 +173,10 @@ class Watch:
     """Hears of interfaces that go, in the namespace of the thread that opens it. Use as a context manager."""
 
     def __init__(self, step_s: float) -> None:
-        from pyroute2.netlink.marshal import Marshal
-        from pyroute2.netlink.rtnl import RTM_DELLINK, RTMGRP_LINK
-        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
-        self._socket = _open(socket.NETLINK_ROUTE, step_s, RTMGRP_LINK)
-        self._marshal = Marshal()  # of other events it reads the header only
-        self._marshal.msg_map = {RTM_DELLINK: ifinfmsg}
+        known = _pyroute2().netlink
+        self._socket = _open(socket.NETLINK_ROUTE, step_s, known.rtnl.RTMGRP_LINK)
+        self._marshal = known.marshal.Marshal()  # of other events it reads the header only
+        self._marshal.msg_map = {known.rtnl.RTM_DELLINK: known.rtnl.ifinfmsg.ifinfmsg}
 
     def __enter__(self) -> Self:
         return self
@@ -228,11 +223,10 @@ def add_veth(name: str, mac: str, mtu: int, master: int, peer: str, peer_mac: st
 
 def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, master: int | None = None) -> Request:
     """Change an interface: up or down, its MTU, the bridge that it is a port of. None leaves a thing as it is."""
-    from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
-
     fields: dict[str, Any] = {"attrs": [("IFLA_IFNAME", name)]}
     if up is not None:
-        fields |= {"flags": IFF_UP if up else 0, "change": IFF_UP}
+        flag = _pyroute2().netlink.rtnl.ifinfmsg.IFF_UP
+        fields |= {"flags": flag if up else 0, "change": flag}
     if mtu is not None:
         fields["attrs"].append(("IFLA_MTU", mtu))
     if master is not None:
@@ -242,12 +236,11 @@ def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, maste
 
 def set_port(name: str) -> Request:
     """Bring a bridge port up, not promiscuous, with hairpin: a pod may reach itself through its own service address."""
-    from pyroute2.netlink.rtnl.ifinfmsg import IFF_PROMISC, IFF_UP
-
+    known = _pyroute2().netlink.rtnl.ifinfmsg
     mode = {"attrs": [("IFLA_BRPORT_MODE", 1)]}
     info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", mode)]}
     attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
-    fields = {"flags": IFF_UP, "change": IFF_UP | IFF_PROMISC, "attrs": attributes}
+    fields = {"flags": known.IFF_UP, "change": known.IFF_UP | known.IFF_PROMISC, "attrs": attributes}
     return Request(f"setting up bridge port {name}", "RTM_NEWLINK", "ACK", fields)
 
 
@@ -259,25 +252,21 @@ def delete_link(name: str) -> Request:
 
 def add_address(index: int, address: Interface) -> Request:
     """An address, usable at once: no duplicate address detection. One that is there stays."""
-    from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
-
     fields = _address(index, address)
     if address.version == 4:
         fields["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
-    fields["attrs"].append(("IFA_FLAGS", IFA_F_NODAD))
+    fields["attrs"].append(("IFA_FLAGS", _pyroute2().netlink.rtnl.ifaddrmsg.IFA_F_NODAD))
     return Request(f"adding address {address}", "RTM_NEWADDR", "ACK CREATE REPLACE", fields, frozenset({errno.EEXIST}))
 
 
 def add_default_route(index: int, gateway: Address) -> Request:
     """The default route of the gateway's IP version; takes the place of one that is there."""
-    from pyroute2.iproute.linux import DEFAULT_TABLE
-    from pyroute2.netlink.rtnl import rt_proto, rt_type
-
+    known = _pyroute2()
     fields = {
         "family": _family(gateway),
-        "table": DEFAULT_TABLE,
-        "proto": rt_proto["static"],
-        "type": rt_type["unicast"],
+        "table": known.iproute.linux.DEFAULT_TABLE,
+        "proto": known.netlink.rtnl.rt_proto["static"],
+        "type": known.netlink.rtnl.rt_type["unicast"],
         "attrs": [("RTA_OIF", index), ("RTA_GATEWAY", str(gateway))],
     }
     return Request(f"adding default route via {gateway}", "RTM_NEWROUTE", "ACK CREATE REPLACE", fields)
@@ -300,31 +289,35 @@ def _open(protocol: int, timeout_s: float, groups: int = 0) -> socket.socket:
     return opened
 
 
+@cache
+def _pyroute2() -> Any:
+    """Import pyroute2 the first time that it is needed; it costs 0.1 s and 10 MiB."""
+    import pyroute2.netlink.nfnetlink.nftsocket
+    import pyroute2.netlink.rtnl.marshal
+
+    return pyroute2
+
+
 def _protocol(protocol: int) -> tuple[Mapping[str, int], Any]:
     """Return the numbers of a protocol's types of message, and pyroute2's parser of them."""
-    from pyroute2.netlink import rtnl
-    from pyroute2.netlink.marshal import Marshal
-    from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, nftsocket
-    from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-
+    known = _pyroute2().netlink
     if protocol == socket.NETLINK_ROUTE:
-        return vars(rtnl), MarshalRtnl()
-    question = NFNL_SUBSYS_NFTABLES << 8 | nftsocket.NFT_MSG_GETTABLE
-    marshal = Marshal()
-    marshal.msg_map[question] = nftsocket.nft_table_msg
+        return vars(known.rtnl), known.rtnl.marshal.MarshalRtnl()
+    nftables = known.nfnetlink.nftsocket
+    question = known.nfnetlink.NFNL_SUBSYS_NFTABLES << 8 | nftables.NFT_MSG_GETTABLE
+    marshal = known.marshal.Marshal()
+    marshal.msg_map[question] = nftables.nft_table_msg
     return {"NFT_MSG_GETTABLE": question}, marshal
 
 
 def _link_of(message: Any) -> Link:
-    from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
-
     fields = {slot.name: slot for slot in message["attrs"]}  # get_attr would search them anew for each
     info = fields["IFLA_LINKINFO"].value if "IFLA_LINKINFO" in fields else None
     return Link(
         index=message["index"],
         name=fields["IFLA_IFNAME"].value,
         kind=info.get_attr("IFLA_INFO_KIND", "") if info else "",
-        up=bool(message["flags"] & IFF_UP),
+        up=bool(message["flags"] & _pyroute2().netlink.rtnl.ifinfmsg.IFF_UP),
         mtu=fields["IFLA_MTU"].value,
         peer=fields["IFLA_LINK"].value if "IFLA_LINK" in fields else 0,
         operational=fields["IFLA_OPERSTATE"].value == "UP",

@@ -29,7 +29,11 @@ async def start_container(
         if actor.state.started_at_ns:
             raise WrongState("container", container_id, wants="created", is_now=actor.state.phase)
     else:
-        await actor.ask(Start(), context)
+        try:
+            await actor.ask(Start(), context)
+        except WrongState:  # making it may have failed while we asked
+            _raise_failure(actor.state)
+            raise
     state = await actor.until(lambda one: bool(one.started_at_ns) or one.ended)
     if not state.started_at_ns:
         _raise_failure(state)

@@ -127,7 +127,8 @@ def decide(state: Layer, command: Command) -> tuple[LayerEvent, ...]:
             made = state.ready is not None or state.failed is not None or state.remove_wanted
             return () if made else (events.Ready(size_bytes=size_bytes, inodes=inodes),)
         case NoteFailed(error=error, message=message):
-            return (events.Failed(error=error, message=message),)
+            rests = not state.remove_wanted and (state.ready is not None or is_over(state))
+            return () if rests else (events.Failed(error=error, message=message),)
         case NoteLost(reason=reason):
             return (events.Lost(reason=reason),) if state.is_ready else ()
         case Remove():

@@ -81,5 +81,5 @@ class Pods(Fold[Pod]):
 
 
 def is_listed(state: Pod) -> bool:
-    """Say whether CRI lists the pod: one in the making is not, one that failed and could not be taken down is."""
-    return state.ready or state.failed is not None
+    """Say whether CRI lists the pod: one in the making is not, one that failed or was given up and stays is."""
+    return state.ready or state.failed is not None or state.gave_up is not None

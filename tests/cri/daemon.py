@@ -36,23 +36,26 @@ LABELS = {"io.kubernetes.pod.uid": "uid-web", "app": "schön\n"}
 ANNOTATIONS = {"note": "a=b, c\t☃", "empty": ""}
 
 
+class Call:
+    """One RPC of a connection. Trio-flavoured when it is called; ``open`` is grpclib's own."""
+
+    def __init__(self, method: Any) -> None:
+        self.open = method.open
+        self._method = method
+
+    async def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
+        return await trio_asyncio.aio_as_trio(self._method)(request, timeout=timeout_s)
+
+
 class Client:
-    """A connection, and every RPC of both services as a method that takes the request. Trio-flavoured."""
+    """A connection, with every RPC of both services as an attribute."""
 
     def __init__(self, channel: Channel) -> None:
+        self.close = channel.close
         self._stubs = (api_grpc.RuntimeServiceStub(channel), api_grpc.ImageServiceStub(channel))
 
-    def method(self, name: str) -> Any:
-        """grpclib's method object."""
-        return next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name))
-
-    def __getattr__(self, name: str) -> Callable[[Any], Any]:
-        method = self.method(name)
-
-        async def call(request: Any, timeout_s: float | None = None) -> Any:
-            return await trio_asyncio.aio_as_trio(method)(request, timeout=timeout_s)
-
-        return call
+    def __getattr__(self, name: str) -> Call:
+        return Call(next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name)))
 
 
 class Daemon:

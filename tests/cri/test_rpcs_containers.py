@@ -145,10 +145,8 @@ async def test_a_reboot_is_told_from_an_exit(daemon: Daemon, pod_id: str) -> Non
 
 async def test_an_exit_that_nobody_recorded_is_not_made_up(daemon: Daemon, pod_id: str) -> None:
     container_id = await daemon.run(pod_id, "app", "run:5")
-    world = daemon.node.world
-    contained, world.contained[container_id] = world.contained.pop(container_id), type(world.contained[container_id])()
+    del daemon.node.world.contained[container_id]  # and with it the monitor
     status = await daemon.exited(container_id)
-    world.contained[container_id] = contained
 
     assert (status.exit_code, status.reason) == (255, "ExitStatusUnknown")
     assert "not recorded" in status.message
@@ -419,7 +417,7 @@ async def test_the_stop_signal_is_the_configs_else_the_images(daemon: Daemon) ->
     for container_id in (own, images):
         await stop(daemon, container_id, 30)
 
-    assert [daemon.node.world.signals[one] for one in (own, images)] == [[2], [3]]
+    assert [daemon.node.world.signals[one][0] for one in (own, images)] == [2, 3]
     assert (await daemon.status(images)).stop_signal == pb.SIGQUIT
 
 

@@ -33,7 +33,7 @@ async def call(daemon: Daemon, name: str, request: Any = None, client: Client | 
     client = client or daemon.client
     if RPCS[name].cardinality is Cardinality.UNARY_UNARY:
         return await getattr(client, name)(message)
-    async with trio_asyncio.aio_as_trio(client.method(name).open()) as stream:
+    async with trio_asyncio.aio_as_trio(getattr(client, name).open()) as stream:
         await trio_asyncio.aio_as_trio(stream.send_message)(message, end=True)
         return await trio_asyncio.aio_as_trio(stream.recv_message)()
 

@@ -41,9 +41,9 @@ GRID = Grid(
     phase     Want  NoteReady  NoteFailed  NoteLost  Remove  NoteRemoved
     unwanted  W     !          !           !         !       !
     making    .     R          F           .         .       .
-    failed    W     .          F           .         .       .
-    ready     .     .          F           L         Q       .
-    lost      W     .          F           .         Q       .
+    failed    W     .          .           .         .       .
+    ready     .     .          .           L         Q       .
+    lost      W     .          .           .         Q       .
     removing  .     .          F           .         .       D
     removed   W     .          .           .         .       .
     """,

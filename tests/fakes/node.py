@@ -117,8 +117,7 @@ class Node:
                 await self._live(life, rebooted)
             except* (Crash, Killed):
                 pass
-            life.dead = True
-            life.scope.cancel()
+            life.kill()
             if self._serving.is_set():
                 self._serving = trio.Event()
             self._ended = trio.Event()
