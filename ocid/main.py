@@ -110,7 +110,11 @@ async def serve(loaded: Loaded) -> None:
     for directory in (root, run):
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
     listener = server.bind(Path(config.socket))
-    opened = await trio.to_thread.run_sync(_open_log, config)
+    try:
+        opened = await trio.to_thread.run_sync(_open_log, config)
+    except BaseException:
+        server.unbind(config.socket)
+        raise
     for warning in opened.warnings:
         log.warning("%s", warning)
     stopped_at_ns: int | None = None

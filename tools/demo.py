@@ -196,13 +196,12 @@ def content(path: Path) -> bytes:
 
 
 def how_to_use(kept: bool) -> None:
+    endpoint = f"unix://{SOCKET if kept else '/run/ocid/ocid.sock'}"
     title("To use ocid")
-    print(
-        f"""\
-crictl:   crictl --runtime-endpoint unix://{SOCKET} --image-endpoint unix://{SOCKET} ps
-kubelet:  --container-runtime-endpoint=unix:///run/ocid/ocid.sock   (or containerRuntimeEndpoint in its config file)
-A real daemon: sudo {BIN / "ocid"} serve   (configured by /etc/ocid/ocid.toml; `ocid config` shows what is in force)"""
-    )
+    print(f"""\
+the daemon  sudo {BIN / "ocid"} serve     configured by /etc/ocid/ocid.toml; `ocid config` shows what is in force
+kubelet     containerRuntimeEndpoint: {endpoint}     in its configuration file
+crictl      crictl --runtime-endpoint {endpoint} --image-endpoint {endpoint} ps""")
     if kept:
         print(f"The demonstration daemon still runs; its messages are in {LOG}. Stop it with: sudo tools/run --stop")
         print(f"Try: sudo {BIN / 'ocid'} events --config {CONFIG}")

@@ -194,8 +194,10 @@ class Bridge:
                     netlink.set_port(order.interface),
                     *(netlink.forget_neighbour(bridge.index, address.ip) for address in addresses),
                 )
-                inside(netns, lambda: self._configure(addresses))
-                _settle(lambda: self._passes(host, order, bridge))
+                pod, index = inside(netns, lambda: self._entered(addresses))
+                with pod:
+                    self._configure(pod, index, addresses)
+                    _settle(lambda: self._passes(host, order, bridge) and _operational(pod, index))
         finally:
             os.close(netns)
 
@@ -215,27 +217,30 @@ class Bridge:
     def _passes(self, host: Netlink, order: NetworkOrder, bridge: Link) -> bool:
         """Say whether the host's end and the bridge pass packets, or are gone."""
         port = host.link(order.interface)
-        known = bridge if bridge.operational else host.link(self._name)
-        return port is None or known is None or (port.forwarding and known.operational)
+        if port is None or not port.forwarding:
+            return port is None
+        return bridge.operational or _operational(host, bridge.index)
 
-    def _configure(self, addresses: Sequence[Interface]) -> None:
-        """Set up the pod's end, in the pod's namespace."""
+    def _entered(self, addresses: Sequence[Interface]) -> tuple[Netlink, int]:
+        """Set sysctls of the pod's end, in the pod's namespace; return a socket that stays there, and its index."""
         if any(address.version == 6 for address in addresses):
             _write("ipv6/conf", POD_INTERFACE, "disable_ipv6", "0")
         # A pod must not be able to become its neighbours' router by advertising itself (CVE-2020-10749).
         _write("ipv6/conf", POD_INTERFACE, "accept_ra", "0")
-        gateways = {gateway.version: gateway.ip for gateway in self._gateways}
         index = index_of(POD_INTERFACE)
         if index is None:
             raise OSError(errno.ENODEV, f"interface {POD_INTERFACE} went away")
-        with Netlink() as pod:
-            pod.run(
-                netlink.set_link("lo", up=True),
-                *(netlink.add_address(index, address) for address in addresses),
-                netlink.set_link(POD_INTERFACE, up=True),
-                *(netlink.add_default_route(index, gateways[address.version]) for address in addresses),
-            )
-            _settle(lambda: (link := pod.link_at(index)) is None or link.operational)
+        return Netlink(), index
+
+    def _configure(self, pod: Netlink, index: int, addresses: Sequence[Interface]) -> None:
+        """Set up the pod's end."""
+        gateways = {gateway.version: gateway.ip for gateway in self._gateways}
+        pod.run(
+            netlink.set_link("lo", up=True),
+            *(netlink.add_address(index, address) for address in addresses),
+            netlink.set_link(POD_INTERFACE, up=True),
+            *(netlink.add_default_route(index, gateways[address.version]) for address in addresses),
+        )
 
     async def _in_thread(self, work: Callable[[], T], doing: str) -> T:
         """Run blocking netlink work; what the kernel refuses becomes EffectFailed."""
@@ -250,6 +255,12 @@ def _settle(passes: Callable[[], bool]) -> None:
     end = time.monotonic() + SETTLE_S_MAX
     while not passes() and time.monotonic() < end:
         time.sleep(SETTLE_STEP_S)
+
+
+def _operational(host: Netlink, index: int) -> bool:
+    """Say whether an interface passes packets, or is gone."""
+    link = host.link_at(index)
+    return link is None or link.operational
 
 
 def _pod_peer() -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Callable
 from threading import Thread
 from typing import Final, TypeVar
@@ -18,6 +20,8 @@ WATCH_S: Final = 0.02  # how long to wait for an event before looking whether th
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET: Final = 0x40000000
+_SIOCSIFFLAGS: Final = 0x8914  # with a struct ifreq. Source: netdevice(7)
+_IFF_UP: Final = 0x1
 
 
 def inside(netns: int, work: Callable[[], T]) -> T:
@@ -54,6 +58,12 @@ def index_of(name: str) -> int | None:
         return socket.if_nametoindex(name)
     except OSError:
         return None
+
+
+def loopback_up() -> None:
+    """Bring up the loopback interface of this thread's namespace, without pyroute2: for pods on a CNI network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("@16sH14x", b"lo", _IFF_UP))
 
 
 def delete_soon(name: str) -> None:

@@ -39,7 +39,7 @@ class Request(NamedTuple):
 
     what: str  # for the error message: "adding address 10.88.0.2/16 to eth0"
     type: str  # as the kernel calls it: "RTM_NEWLINK"
-    flags: str  # likewise, without NLM_F_ and REQUEST: "ACK CREATE EXCL"
+    flags: str  # likewise, "CREATE EXCL" for NLM_F_CREATE | NLM_F_EXCL
     fields: dict[str, Any]  # of pyroute2's class for this type of message
     fine: frozenset[int] = frozenset()  # errno values
 
@@ -80,34 +80,36 @@ class Netlink:
         self._socket.close()
 
     def run(self, *requests: Request) -> None:
-        """Make the kernel do all *requests* in this order, in one system call; raise the first refusal."""
-        self._ask(*requests)
+        """Make the kernel do all *requests* in this order, in one system call; raise the first refusal.
 
-    def _ask(self, *requests: Request) -> list[list[Any]]:
-        """Send *requests* in one system call, and return the messages that answer each; a dump must be the last."""
+        It does the others too. It says so of refusals, and of the last request: so one answer is enough.
+        """
+        *others, last = requests
+        self._ask(*others, last._replace(flags=f"{last.flags} ACK"))
+
+    def _ask(self, *requests: Request) -> list[Any]:
+        """Send *requests* in one system call, and return the messages that answer the last, a question or a dump."""
         known = _pyroute2().netlink
         first = self._sequence + 1
         self._socket.send(b"".join(self._encoded(request) for request in requests))
-        answers: list[list[Any]] = [[] for _ in requests]
-        waiting = set(range(first, first + len(requests)))
-        failures: dict[int, Refused] = {}
-        while waiting:
+        answers: list[Any] = []
+        failures: list[Refused] = []
+        while True:
             for message in self._received():
                 header = message["header"]
-                sequence = header["sequence_number"]
-                if sequence not in waiting:
+                number = header["sequence_number"] - first
+                if number < 0:
                     continue
+                failure = _failure(requests[number], header["error"])
+                if failure is not None:
+                    failures.append(failure)
                 ends = header["type"] in (known.NLMSG_ERROR, known.NLMSG_DONE)
                 if not ends:
-                    answers[sequence - first].append(message)
-                if ends or not header["flags"] & known.NLM_F_MULTI:
-                    waiting.discard(sequence)
-                failure = _failure(requests[sequence - first], header["error"])
-                if failure is not None:
-                    failures[sequence] = failure
-        if failures:
-            raise failures[min(failures)]
-        return answers
+                    answers.append(message)
+                if number == len(requests) - 1 and (ends or not header["flags"] & known.NLM_F_MULTI):
+                    if failures:
+                        raise failures[0]
+                    return answers
 
     def _encoded(self, request: Request) -> bytes:
         self._sequence += 1
@@ -132,7 +134,7 @@ class Netlink:
         inet = _pyroute2().netlink.nfnetlink.nftsocket.NFPROTO_INET
         fields = {"nfgen_family": inet, "attrs": [("NFTA_TABLE_NAME", name)]}
         fine = frozenset({errno.ENOENT})
-        [answers] = self._ask(Request(f"looking for table {name}", "NFT_MSG_GETTABLE", "", fields, fine))
+        answers = self._ask(Request(f"looking for table {name}", "NFT_MSG_GETTABLE", "", fields, fine))
         return bool(answers)
 
     # --- questions ---------------------------------------------------------------------------------------------------
@@ -146,12 +148,12 @@ class Netlink:
         return self._link(f"looking for interface {index}", {"index": index})
 
     def _link(self, what: str, fields: dict[str, Any]) -> Link | None:
-        [answers] = self._ask(Request(what, "RTM_GETLINK", "", fields, frozenset({errno.ENODEV})))
+        answers = self._ask(Request(what, "RTM_GETLINK", "", fields, frozenset({errno.ENODEV})))
         return _link_of(answers[0]) if answers else None
 
     def addresses(self, index: int) -> frozenset[Interface]:
         """Return the addresses of an interface with their prefix lengths."""
-        [answers] = self._ask(Request("listing addresses", "RTM_GETADDR", "DUMP", {"index": index}))
+        answers = self._ask(Request("listing addresses", "RTM_GETADDR", "DUMP", {"index": index}))
         found: set[Interface] = set()
         for answer in answers:
             fields = {slot.name: slot for slot in answer["attrs"]}
@@ -165,7 +167,7 @@ class Netlink:
         address = ipaddress.ip_address(destination)
         fields = {"family": _family(address), "dst_len": address.max_prefixlen, "attrs": [("RTA_DST", destination)]}
         fine = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAFNOSUPPORT})
-        [answers] = self._ask(Request(f"looking for the route to {destination}", "RTM_GETROUTE", "", fields, fine))
+        answers = self._ask(Request(f"looking for the route to {destination}", "RTM_GETROUTE", "", fields, fine))
         return answers[0].get_attr("RTA_OIF") if answers else None
 
 
@@ -209,7 +211,7 @@ def add_bridge(name: str, mac: str, mtu: int) -> Request:
     """A bridge without spanning tree; it is down. One that is there stays."""
     info = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
     fields = {"attrs": [*_interface(name, mac, mtu), ("IFLA_LINKINFO", info)]}
-    return Request(f"adding bridge {name}", "RTM_NEWLINK", "ACK CREATE EXCL", fields, frozenset({errno.EEXIST}))
+    return Request(f"adding bridge {name}", "RTM_NEWLINK", "CREATE EXCL", fields, frozenset({errno.EEXIST}))
 
 
 def add_veth(name: str, mac: str, mtu: int, master: int, peer: str, peer_mac: str, netns: int) -> Request:
@@ -218,7 +220,7 @@ def add_veth(name: str, mac: str, mtu: int, master: int, peer: str, peer_mac: st
     data = {"attrs": [("VETH_INFO_PEER", other)]}
     info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
     fields = {"attrs": [*_interface(name, mac, mtu), ("IFLA_MASTER", master), ("IFLA_LINKINFO", info)]}
-    return Request(f"adding veth pair {name}", "RTM_NEWLINK", "ACK CREATE EXCL", fields)
+    return Request(f"adding veth pair {name}", "RTM_NEWLINK", "CREATE EXCL", fields)
 
 
 def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, master: int | None = None) -> Request:
@@ -231,7 +233,7 @@ def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, maste
         fields["attrs"].append(("IFLA_MTU", mtu))
     if master is not None:
         fields["attrs"].append(("IFLA_MASTER", master))
-    return Request(f"setting up interface {name}", "RTM_NEWLINK", "ACK", fields)
+    return Request(f"setting up interface {name}", "RTM_NEWLINK", "", fields)
 
 
 def set_port(name: str) -> Request:
@@ -241,13 +243,13 @@ def set_port(name: str) -> Request:
     info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", mode)]}
     attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
     fields = {"flags": known.IFF_UP, "change": known.IFF_UP | known.IFF_PROMISC, "attrs": attributes}
-    return Request(f"setting up bridge port {name}", "RTM_NEWLINK", "ACK", fields)
+    return Request(f"setting up bridge port {name}", "RTM_NEWLINK", "", fields)
 
 
 def delete_link(name: str) -> Request:
     """Remove an interface; none is fine. Of a veth pair, both ends go."""
     fields = {"attrs": [("IFLA_IFNAME", name)]}
-    return Request(f"deleting interface {name}", "RTM_DELLINK", "ACK", fields, frozenset({errno.ENODEV}))
+    return Request(f"deleting interface {name}", "RTM_DELLINK", "", fields, frozenset({errno.ENODEV}))
 
 
 def add_address(index: int, address: Interface) -> Request:
@@ -256,7 +258,7 @@ def add_address(index: int, address: Interface) -> Request:
     if address.version == 4:
         fields["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
     fields["attrs"].append(("IFA_FLAGS", _pyroute2().netlink.rtnl.ifaddrmsg.IFA_F_NODAD))
-    return Request(f"adding address {address}", "RTM_NEWADDR", "ACK CREATE REPLACE", fields, frozenset({errno.EEXIST}))
+    return Request(f"adding address {address}", "RTM_NEWADDR", "CREATE REPLACE", fields, frozenset({errno.EEXIST}))
 
 
 def add_default_route(index: int, gateway: Address) -> Request:
@@ -269,13 +271,13 @@ def add_default_route(index: int, gateway: Address) -> Request:
         "type": known.netlink.rtnl.rt_type["unicast"],
         "attrs": [("RTA_OIF", index), ("RTA_GATEWAY", str(gateway))],
     }
-    return Request(f"adding default route via {gateway}", "RTM_NEWROUTE", "ACK CREATE REPLACE", fields)
+    return Request(f"adding default route via {gateway}", "RTM_NEWROUTE", "CREATE REPLACE", fields)
 
 
 def forget_neighbour(index: int, address: Address) -> Request:
     """Forget the link-layer address that *address* had; none is fine."""
     fields = {"family": _family(address), "ifindex": index, "attrs": [("NDA_DST", str(address))]}
-    return Request(f"forgetting neighbour {address}", "RTM_DELNEIGH", "ACK", fields, frozenset({errno.ENOENT}))
+    return Request(f"forgetting neighbour {address}", "RTM_DELNEIGH", "", fields, frozenset({errno.ENOENT}))
 
 
 # --- between pyroute2's values and ours -------------------------------------------------------------------------------

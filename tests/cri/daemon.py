@@ -7,7 +7,7 @@ never jumps over a message.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class Daemon:
             yield Client(channel)
         finally:
             channel.close()
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     # --- what most tests need ----------------------------------------------------------------------------------------
 
@@ -149,10 +149,26 @@ class Daemon:
         return status
 
     async def exited(self, container_id: str) -> pb.ContainerStatus:
-        """Poll until a container has ended."""
-        while (status := await self.status(container_id)).state != pb.CONTAINER_EXITED:
+        """Poll until a container has ended, as the kubelet does."""
+        for _ in range(1000):
+            if (status := await self.status(container_id)).state == pb.CONTAINER_EXITED:
+                return status
             await trio.sleep(0.1)
-        return status
+        raise AssertionError(f"container {container_id} goes on")
+
+    def left(self) -> dict[str, list[str]]:
+        """What the machine has of pods and containers, and must not have when they are gone."""
+        world = self.node.world
+        found = {
+            "processes": [task.owner for task in world.tasks.values()],
+            "mounts": list(world.mounts),
+            "pins": list(world.pins),
+            "links": list(world.links),
+            "addresses": list(world.addresses),
+            "states": list(world.contained),
+            "bundles": [path for path in world.paths if "/containers/" in path],
+        }
+        return {kind: names for kind, names in found.items() if names}
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -210,9 +226,7 @@ def refused(status: Status, *words: str) -> Any:
 
 def pod_config(name: str = "web", **fields: Any) -> pb.PodSandboxConfig:
     """A pod as a kubelet asks for it."""
-    metadata = pb.PodSandboxMetadata(
-        name=name, uid=f"uid-{name}", namespace="prod", attempt=fields.pop("attempt", 0)
-    )
+    metadata = pb.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="prod", attempt=fields.pop("attempt", 0))
     config = pb.PodSandboxConfig(
         **{
             "metadata": metadata,

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -17,7 +16,7 @@ import trio
 from ocid.cri import bridge, peers
 from ocid.cri.peers import identify
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import container, node, pod
+from ocid.events import container, pod
 from ocid.events.node import PeerSeen
 from tests.cri.daemon import Daemon, pod_config
 
@@ -150,9 +149,7 @@ async def test_a_process_is_recorded_once_for_all_its_connections_and_calls(daem
     assert len({one.context.correlation for one in daemon.log(pod.Declared)}) == 4
 
 
-async def test_each_process_is_recorded_and_blamed_for_its_own(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_process_is_recorded_and_blamed_for_its_own(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     await daemon.pull()
     who = {"web": process(1), "job": process(2)}
     ids: list[str] = []
@@ -190,5 +187,3 @@ async def test_what_follows_by_itself_names_nobody_but_what_it_follows_from(daem
     assert exited.context.who == 0
     assert exited.context.correlation == requested.context.correlation
     assert exited.context.cause >= requested.seq
-
-

@@ -341,7 +341,7 @@ async def test_a_container_that_cannot_be_prepared_leaves_nothing_and_may_be_tri
     await trio.sleep(2)
 
     assert await listed(daemon) == []
-    assert not [path for path in daemon.node.world.paths if "/containers/" in path]
+    assert "bundles" not in daemon.left()
     assert await daemon.create(pod_id)
 
 
@@ -480,8 +480,7 @@ async def test_remove_is_forced_and_frees_the_name(daemon: Daemon, pod_id: str, 
     container_id = await daemon.run(pod_id, "app", *args)
     await remove(daemon, container_id)
 
-    world = daemon.node.world
-    assert not (world.tasks or world.contained or [path for path in world.paths if container_id in path])
+    assert daemon.left().keys() == {"mounts", "pins", "links", "addresses"}, "the pod's"
     assert await daemon.create(pod_id) != container_id
 
 

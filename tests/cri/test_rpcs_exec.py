@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import trio
 from grpclib.const import Status
+from grpclib.exceptions import StreamTerminatedError
 
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import exec as events
 from ocid.events.node import PeerSeen
-from tests.cri.daemon import Daemon, refused
+from tests.cri.daemon import Call, Daemon, refused
 
 
 @pytest.fixture
@@ -72,15 +73,19 @@ async def test_a_command_is_killed_when_its_caller_is_gone(daemon: Daemon, conta
                 await daemon.client.ExecSync(request)
         else:
             async with daemon.connect() as client:
-                nursery.start_soon(client.ExecSync, request)
+                nursery.start_soon(deserted, client.ExecSync, request)
                 await trio.sleep(1)
-                nursery.cancel_scope.cancel()
     await trio.sleep(1)
 
     assert not daemon.node.world.commands
     assert len(daemon.log(events.Finished)) == 1
     assert not daemon.core.exec_effects.jobs
     assert not daemon.view.execs.rows
+
+
+async def deserted(call: Call, request: pb.ExecSyncRequest) -> None:
+    with pytest.raises(StreamTerminatedError):
+        await call(request)
 
 
 async def test_nothing_is_kept_of_what_has_ended(daemon: Daemon, container_id: str) -> None:
@@ -137,12 +142,11 @@ async def test_refusals(daemon: Daemon, request_: pb.ExecSyncRequest, words: str
 
 async def test_a_command_that_a_dead_daemon_left_is_ended(daemon: Daemon, container_id: str) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(exec_sync, daemon, container_id, "serve")
+        request = pb.ExecSyncRequest(container_id=container_id, cmd=["serve"])
+        nursery.start_soon(deserted, daemon.client.ExecSync, request)
         await trio.sleep(1)
         assert daemon.node.world.commands
-        nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
-            daemon.node.life.kill()  # type: ignore[union-attr]
-    await daemon.restart()
+        await daemon.restart()
+        assert not daemon.node.world.commands
 
-    assert not daemon.node.world.commands
+    assert len(daemon.log(events.Abandoned)) == 1

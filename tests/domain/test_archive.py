@@ -176,7 +176,7 @@ def described(raw: bytes, chunk: int = 1 << 16) -> list[dict[str, Any]]:
             "mode": entry.mode,
             "uid": entry.uid,
             "gid": entry.gid,
-            "mtime": entry.mtime_ns / 1e9,
+            "mtime": entry.mtime_ns // 1000,
             "device": (entry.major, entry.minor),
             "data": data,
         }
@@ -198,7 +198,7 @@ def as_tarfile_reads(raw: bytes) -> list[dict[str, Any]]:
                     "mode": entry.mode & 0o7777,
                     "uid": entry.uid,
                     "gid": entry.gid,
-                    "mtime": entry.mtime,
+                    "mtime": round(entry.mtime * 1_000_000),
                     "device": device,
                     "data": file.read() if file is not None else b"",
                 }
@@ -256,7 +256,7 @@ def test_the_reader_agrees_with_gnu_tar(tmp_path: Path, format: str) -> None:
     ]
     ours, theirs = described(raw), as_tarfile_reads(raw)
     for one, other in zip(ours, theirs, strict=True):
-        assert one["mtime"] == pytest.approx(other["mtime"], abs=1e-6)
+        assert one["mtime"] == pytest.approx(other["mtime"], abs=2)
         assert {**one, "mtime": 0} == {**other, "mtime": 0}
 
 

@@ -154,14 +154,13 @@ class FakeLayers:
         return world.layers[layer.chain_id]
 
     async def remove(self, chain_id: ChainId) -> None:
-        """One rename, then a slow deletion that disturbs nobody."""
-        self._life.alive()
-        if any(chain_id in layers for layers in self._world.mounts.values()):
-            self._world.violate(f"layer {chain_id} is removed under a mounted root file system")
         trash = f"{STAGING}/trash-{chain_id[7:]}"
-        if self._world.layers.pop(chain_id, None) is not None:
-            self._world.paths[trash] = b""
-        async with self._life.effect("layers.remove", trash):
+        async with self._life.effect("layers.remove", chain_id, idempotent=False):
+            if any(chain_id in layers for layers in self._world.mounts.values()):
+                self._world.violate(f"layer {chain_id} is removed under a mounted root file system")
+            if self._world.layers.pop(chain_id, None) is not None:
+                self._world.paths[trash] = b""
+                await self._life.step("layers.remove renamed")
             self._world.paths.pop(trash, None)
 
     async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:

@@ -30,6 +30,7 @@ class Moment:
     kind: str  # "before commit", "after commit" or "step"
     number: int  # from 1, over all lives
     reboot: bool = False  # whether the machine loses power, too
+    again: int = 0  # of the next life: it dies, too, before its commit of that number
 
 
 @dataclass
@@ -68,8 +69,12 @@ class Faults:
 class Life:
     """One run of the daemon. All its ports go through here, so that nothing happens after its death."""
 
-    def __init__(self, world: World, faults: Faults, moment: Moment | None, steps: list[str]) -> None:
-        """*steps* gathers the names of all steps over all lives."""
+    def __init__(
+        self, world: World, faults: Faults, moment: Moment | None, steps: list[str], *, again: int = 0
+    ) -> None:
+        """*steps* gathers the names of all steps over all lives; *again* is the commit of this life to die before."""
+        self._commits = 0
+        self._again = again
         self.world = world
         self.faults = faults
         self.dead = False
@@ -89,7 +94,8 @@ class Life:
             caller.cancel()
 
     def before_commit(self, number: int) -> None:
-        if self._due("before commit", number):
+        self._commits += 1
+        if self._due("before commit", number) or self._commits == self._again:
             self.kill()
         if self.dead:
             raise Crash

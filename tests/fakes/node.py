@@ -111,7 +111,8 @@ class Node:
         while True:
             self.lives += 1
             boot = self.world.boot
-            life = Life(self.world, self.faults, self.moment, self.steps)
+            again = self.moment.again if self.moment is not None and self.lives == 2 else 0
+            life = Life(self.world, self.faults, self.moment, self.steps, again=again)
             self.life = life
             try:
                 await self._live(life, rebooted)
@@ -151,9 +152,9 @@ class Node:
                     actors.start_soon(core.recorder.run)
                     await self._begin(core, log.epoch, rebooted)
                     await recovery.recover(core, rebooted=rebooted)
+                    await recovery.collect_orphans(core)
                     self.core = core
                     self._serving.set()
-                    await recovery.collect_orphans(core)
                     await trio.sleep_forever()
 
     async def _begin(self, core: Core, epoch: int, rebooted: bool) -> None:

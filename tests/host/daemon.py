@@ -784,6 +784,7 @@ def kubelet(daemon: Daemon) -> Iterator[Kubelet]:
     with daemon.client() as cri:
         one = Kubelet(cri, daemon.directory, daemon.cgroup_parent)
         yield one
+        print(daemon.said())  # shown where the test fails, or what comes now
         if not daemon.alive:
             daemon.start()
         one.remove_everything()

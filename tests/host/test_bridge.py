@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -15,6 +17,7 @@ import trio
 
 from ocid.adapters import netlink
 from ocid.adapters.bridge import Bridge
+from ocid.adapters.links import index_of, loopback_up
 from ocid.adapters.netlink import Netlink
 from ocid.domain.configs import PortMapping, Protocol
 from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound
@@ -456,3 +459,21 @@ async def test_a_refusal_names_the_request_and_the_kernels_reason(node: Node):
         with pytest.raises(netlink.Refused, match=r"adding default route via 9\.9\.9\.9: .*: "):
             socket_.run(netlink.add_default_route(1, ipaddress.ip_address("9.9.9.9")))
         assert socket_.link("lo") is not None
+
+
+@in_node
+async def test_what_a_pod_on_a_cni_network_needs_is_had_without_pyroute2(node: Node):
+    netns = node.netns("pod")
+
+    def bring_up() -> tuple[int | None, int | None]:
+        loopback_up()
+        return index_of("lo"), index_of("eth0")
+
+    assert node.within(netns, bring_up) == (1, None)
+    assert "UP" in links(f"nsenter --net={netns}")["lo"]["flags"]
+
+
+def test_pyroute2_is_imported_with_the_first_request_only():
+    program = "import sys, ocid.main, ocid.adapters.network; print('pyroute2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "False\n"

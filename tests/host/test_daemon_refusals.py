@@ -301,29 +301,27 @@ def check_bad_pull(daemon: Daemon, kubelet: Kubelet, name: str, code: Status, *w
     [
         (images.escaping_symlink(), "out"),
         (images.archive(images.member("../../../../../../tmp/ocid-escaped", b"x")), "ocid-escaped"),
+        (images.archive(images.member("/tmp/ocid-escaped", b"x")), "has an absolute path"),
         (images.archive(images.member("a/../../../../../../../tmp/ocid-escaped", b"x")), "ocid-escaped"),
         (images.archive(images.hardlink("x", "../../../../../../etc/passwd")), "etc/passwd"),
         (images.archive(images.symlink("x", "/etc"), images.hardlink("y", "x/passwd")), "'y'"),
         (images.archive(images.whiteout("../../../../../../tmp/x")), ""),
         (images.archive(images.member(".wh...", b"")), ""),
     ],
-    ids=["symlink", "dots", "inner dots", "hard link", "hard link by symlink", "whiteout", "whiteout of .."],
+    ids=[
+        "symlink",
+        "dots",
+        "absolute",
+        "inner dots",
+        "hard link",
+        "hard link by symlink",
+        "whiteout",
+        "whiteout of ..",
+    ],
 )
 def test_layers_that_escape(daemon: Daemon, stage: Stage, kubelet: Kubelet, raw: bytes, words: str) -> None:
     name = stage.registry.put("bad/escape", "1", images.image([raw]))
     check_bad_pull(daemon, kubelet, name, Status.UNKNOWN, words)
-
-
-def test_absolute_names_stay_inside(daemon: Daemon, stage: Stage, kubelet: Kubelet) -> None:
-    """Tar programs take them as relative, and so do we; a symbolic link to an absolute path is a link within."""
-    raw = images.archive(images.member("/tmp/ocid-escaped", b"x"), images.symlink("abs", "/etc/passwd"))
-    built = images.image([raw])
-    name = stage.registry.put("bad/absolute", "1", built)
-    pull(kubelet, name)
-    layer = built.layers[0].chain_id.removeprefix("sha256:")
-    assert (daemon.root / "layers" / layer / "diff/tmp/ocid-escaped").read_bytes() == b"x"
-    assert not OUTSIDE.exists()
-    forget(daemon, kubelet, built)
 
 
 def test_bombs(daemon: Daemon, stage: Stage, kubelet: Kubelet) -> None:
@@ -641,6 +639,7 @@ def test_an_image_without_a_command(daemon: Daemon, stage: Stage, kubelet: Kubel
     error = refusal(lambda: kubelet.create(pod_id, image=image))
     assert "command" in (error.message or "")
     assert error.status is Status.INVALID_ARGUMENT
+    wait_for(lambda: not daemon.view().containers.rows, "nothing needs its layers")
     forget(daemon, kubelet, built)
 
 
