@@ -20,10 +20,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 import trio
 
-from ocid.adapters import netlink
 from ocid.adapters.command import Child, spawn, tool_environment
-from ocid.adapters.links import inside
-from ocid.adapters.netlink import Netlink
+from ocid.adapters.links import index_of, inside, loopback_up
 from ocid.domain import cni
 from ocid.domain.cni import Answer, NetworkList, Plugin
 from ocid.errors import EffectFailed, InvalidRequest, NotFound, OcidError, Unavailable
@@ -329,26 +327,21 @@ def _is_netns(path: str) -> bool:
         return False
 
 
-def _within(path: str, work: Callable[[Netlink], T]) -> T:
-    """Run netlink requests in the namespace at *path*."""
-
-    def opened() -> T:
-        with Netlink() as pod:
-            return work(pod)
-
+def _within(path: str, work: Callable[[], T]) -> T:
+    """Run *work* in the namespace at *path*."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return inside(descriptor, opened)
+        return inside(descriptor, work)
     finally:
         os.close(descriptor)
 
 
 def _has_interface(path: str) -> bool:
-    return _is_netns(path) and _within(path, lambda pod: pod.link(POD_INTERFACE)) is not None
+    return _is_netns(path) and _within(path, lambda: index_of(POD_INTERFACE)) is not None
 
 
 def _loopback_up(path: str) -> None:
-    _within(path, lambda pod: pod.run(netlink.set_link("lo", up=True)))
+    _within(path, loopback_up)
 
 
 async def _in_thread(work: Callable[[], T], doing: str) -> T:

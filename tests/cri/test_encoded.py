@@ -120,7 +120,7 @@ async def test_lists_over_the_wire_follow_every_change(daemon: Daemon) -> None:
                 checked.add(seq)
                 assert list(listed_pods.items) == pods
                 assert list(listed.containers) == containers
-            await trio.sleep(0.005)
+            await trio.sleep(0.02)
 
     await daemon.client.ListPodSandbox(pb.ListPodSandboxRequest())
     assert len(checked) > 20

@@ -328,3 +328,18 @@ def test_daemons_side_by_side(daemon: Daemon, stage: Stage, kubelet: Kubelet) ->
         other.start()
         second.end_pod(pod_of_other)
     assert kubelet.pod_status(pod_id).state == pb.SANDBOX_READY
+
+
+def test_files_that_a_kill_left_half_written(daemon: Daemon, kubelet: Kubelet) -> None:
+    """A file is written in place now and then; a kill can leave any beginning of it."""
+    pods = [kubelet.run_pod(pid=pb.POD) for _ in range(2)]
+    containers = [kubelet.start(pod, "sleep", "1000") for pod in pods]
+    daemon.kill()
+    found = [daemon.run / "pods" / pods[1] / "cgroups-made"]
+    found += [daemon.run / "containers" / containers[1] / name for name in ("monitor.json", "config.json")]
+    for path, size in zip(found, (0, 20, 20), strict=True):
+        if path.exists():
+            os.truncate(path, min(size, path.stat().st_size))
+    daemon.start()
+    kubelet.remove_everything()
+    daemon.assert_no_leaks()
