@@ -2,7 +2,7 @@
 # Everything here is quick when nothing is missing, and may run any number of times.
 
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-export PYTHONPYCACHEPREFIX=$PWD/.venv/cache/python # no __pycache__ of root's in the tree
+export PYTHONPYCACHEPREFIX=$PWD/.venv/cache/python # no __pycache__ of root in the tree; pip compiles its own in place
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
@@ -78,8 +78,8 @@ project = tomllib.load(open("pyproject.toml", "rb"))
 groups = project["dependency-groups"]["dev"] if sys.argv[1] == "test" else []
 print("\n".join(project["project"]["dependencies"] + groups))
 EOF
-    .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore -r .venv/cache/requirements.txt
-    .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore --no-deps --editable .
+    env -u PYTHONPYCACHEPREFIX .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore -r .venv/cache/requirements.txt
+    env -u PYTHONPYCACHEPREFIX .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore --no-deps --editable .
     echo "$want" >"$stamp"
     [ -z "${SUDO_UID:-}" ] || chown -R --reference=pyproject.toml .venv ocid.egg-info
 }

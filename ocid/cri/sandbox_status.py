@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from ocid.cri import present
 from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
@@ -21,7 +19,7 @@ def pod_sandbox_status(facade: Facade, request: pb.PodSandboxStatusRequest) -> p
     assert state.declared is not None, "only declared pods have rows"
     pod_id = state.declared.pod_id
     config = view.pods.config(pod_id)
-    response = pb.PodSandboxStatusResponse(status=present.pod_status(state, config), timestamp=time.time_ns())
+    response = pb.PodSandboxStatusResponse(status=present.pod_status(state, config), timestamp=facade.core.host.clock.wall_ns())
     for container_id in view.containers.by_pod.get(pod_id, ()):
         container = view.containers.rows[container_id].state
         if is_listed(container):

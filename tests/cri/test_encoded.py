@@ -122,6 +122,7 @@ async def test_lists_over_the_wire_follow_every_change(daemon: Daemon) -> None:
                 assert list(listed.containers) == containers
             await trio.sleep(0.02)
 
-    await daemon.client.ListPodSandbox(pb.ListPodSandboxRequest())
     assert len(checked) > 20
+    await daemon.client.ListPodSandbox(pb.ListPodSandboxRequest())
+    await daemon.client.ListContainers(pb.ListContainersRequest())
     assert (len(daemon.facade.pod_items), len(daemon.facade.container_items)) == (1, 1)

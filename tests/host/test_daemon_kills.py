@@ -330,16 +330,33 @@ def test_daemons_side_by_side(daemon: Daemon, stage: Stage, kubelet: Kubelet) ->
     assert kubelet.pod_status(pod_id).state == pb.SANDBOX_READY
 
 
-def test_files_that_a_kill_left_half_written(daemon: Daemon, kubelet: Kubelet) -> None:
-    """A file is written in place now and then; a kill can leave any beginning of it."""
-    pods = [kubelet.run_pod(pid=pb.POD) for _ in range(2)]
-    containers = [kubelet.start(pod, "sleep", "1000") for pod in pods]
-    daemon.kill()
-    found = [daemon.run / "pods" / pods[1] / "cgroups-made"]
-    found += [daemon.run / "containers" / containers[1] / name for name in ("monitor.json", "config.json")]
-    for path, size in zip(found, (0, 20, 20), strict=True):
-        if path.exists():
-            os.truncate(path, min(size, path.stat().st_size))
-    daemon.start()
-    kubelet.remove_everything()
-    daemon.assert_no_leaks()
+DIES_WRITING = """
+import os, pathlib
+def dies_writing(self, content, *more, **fields):
+    with open(self, "wb") as file:
+        if self.name.startswith({name!r}):
+            os._exit(9)
+        return file.write(content.encode() if isinstance(content, str) else content)
+pathlib.Path.write_text = pathlib.Path.write_bytes = dies_writing
+"""
+
+
+@pytest.mark.parametrize("name", ["cgroups-made", "resolv.conf", "monitor.json"])
+def test_a_death_in_the_middle_of_writing_a_file(stage: Stage, private_mounts: None, name: str) -> None:
+    """The file is there, and empty; the next life goes on all the same."""
+    with stage.daemon(prelude=DIES_WRITING.format(name=name)) as one, one.client() as cri:
+        kubelet = Kubelet(cri, one.directory, one.cgroup_parent)
+        kubelet.call("PullImage", image=pb.ImageSpec(image=IMAGE))
+        config, made = kubelet.pod_config(), kubelet.container_config("sleep", "1000")
+        with pytest.raises(BROKEN):
+            kubelet.start(kubelet.run_pod(config), config=made)
+        assert one.keeper.ended(one.pid, 10) == 9
+        one.prelude = ""
+        one.start()
+        pod_id = kubelet.run_pod(config)
+        container_id = kubelet.create(pod_id, config=made)
+        kubelet.call("StartContainer", container_id=container_id)
+        assert kubelet.exec(container_id, "true").exit_code == 0
+        kubelet.end_pod(pod_id)
+        one.assert_no_leaks()
+        one.check_log()
