@@ -61,7 +61,10 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     await _restore(core.containers, view.containers, of_container)
     await _sweep_execs(core)
     attached = [actor.state.declared for actor in core.pods if actor.state.attached and not actor.state.detached]
-    await host.network.reconcile([network_order(host, declared) for declared in attached if declared is not None])
+    try:
+        await host.network.reconcile([network_order(host, declared) for declared in attached if declared is not None])
+    except OcidError as error:  # the next pod that is attached has everything written again
+        log.warning("cannot write the rules of the pod network: %s", error)
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
     await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
     for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs):

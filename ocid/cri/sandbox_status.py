@@ -19,7 +19,8 @@ def pod_sandbox_status(facade: Facade, request: pb.PodSandboxStatusRequest) -> p
     assert state.declared is not None, "only declared pods have rows"
     pod_id = state.declared.pod_id
     config = view.pods.config(pod_id)
-    response = pb.PodSandboxStatusResponse(status=present.pod_status(state, config), timestamp=facade.core.host.clock.wall_ns())
+    now_ns = facade.core.host.clock.wall_ns()
+    response = pb.PodSandboxStatusResponse(status=present.pod_status(state, config), timestamp=now_ns)
     for container_id in view.containers.by_pod.get(pod_id, ()):
         container = view.containers.rows[container_id].state
         if is_listed(container):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Any
 
@@ -114,6 +115,9 @@ def _lost(node: Node, kubelet: Kubelet) -> list[str]:
         elif not any(kind in wanted for kind in kinds) and not (said == "pod.stopped" and "pod.removed" in kinds):
             problems.append(f"{said} of {name} was acknowledged, but the log has {kinds}")
     for name, told in facts.items():
+        times = {fact.TYPE: fact.at_ns for fact in told if fact.TYPE in ("container.started", "container.exited")}
+        if times.get("container.started", 0) > times.get("container.exited", sys.maxsize):
+            problems.append(f"container {name} ended before it started: {times}")
         for fact in told:
             if fact.TYPE == "container.exited" and fact.source == "monitor":
                 truth = node.world.truth.get(name)

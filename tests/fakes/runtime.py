@@ -57,7 +57,7 @@ class FakeRuntime:
             if known is not None and known.task is not None:
                 return known.task.process
             if known is not None:
-                del world.contained[name]  # half made
+                world.forget(name)  # half made
             spec = self.read_bundle(order)
             if spec["root"]["path"] not in world.mounts:
                 raise EffectFailed(f"root file system {spec['root']['path']} is not mounted")
@@ -124,7 +124,7 @@ class FakeRuntime:
             for task in [one for one in world.tasks.values() if one.cgroup == order.cgroup]:
                 world.end(task, 137)
             await self._life.step("runtime.delete killed")
-            world.contained.pop(name, None)
+            world.forget(name)
             await self._life.step("runtime.delete state")
             world.remove_cgroup(order.cgroup)
             world.exits.pop(name, None)
@@ -153,6 +153,7 @@ class FakeRuntime:
             task = world.commands[exec_id] = world.spawn(exec_id, order.cgroup, known.task.netns, program, known.task)
             world.starts[exec_id] += 1
             world.begin(task)
+            await self._life.step("runtime.exec_sync runs")
             timed_out = await self._end_of(task, timeout_s, unwanted)
             del world.commands[exec_id]
         return ExecResult(

@@ -192,6 +192,12 @@ class World:
         for other in [one for one in self.tasks.values() if one.pid_init is task]:
             self.end(other, 137)
 
+    def forget(self, name: str) -> None:
+        """Remove what the runtime knows of a container."""
+        known = self.contained.pop(name, None)
+        if known is not None and known.task is not None and not known.task.gone.is_set():
+            self.violate(f"the state of container {name} is removed while its init lives")
+
     def send(self, task: Task, number: int) -> None:
         """Deliver a signal."""
         self.signals.setdefault(task.owner, []).append(number)
