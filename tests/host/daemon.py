@@ -402,6 +402,8 @@ class Daemon:
     root: Path = Path()
     pid: int = 0
     lives: int = 0
+    _events: list[Envelope] = field(default_factory=list)  # what was read of the log so far
+    _view: View = field(default_factory=lambda: View(lambda digest: b""))  # the same, folded
 
     def __post_init__(self) -> None:
         if self.root == Path():
@@ -444,7 +446,7 @@ class Daemon:
                     return
             except (*GONE, GRPCError) as error:
                 trouble = str(error)
-                time.sleep(0.02)
+                time.sleep(0.05)
         raise AssertionError(f"the daemon does not serve: {trouble}\n{self.said()}")
 
     @property
@@ -513,11 +515,10 @@ class Daemon:
 
     def events(self, from_seq: int = 1) -> list[Envelope]:
         """Return the log from *from_seq* on."""
-        found: list[Envelope] = []
         with self.log() as reader:
-            while some := reader.read(from_seq + len(found)):
-                found += some
-        return found
+            while some := reader.read(len(self._events) + 1):
+                self._events += some
+        return self._events[from_seq - 1 :]
 
     def last_seq(self) -> int:
         """Return the seq of the log's end."""
@@ -529,13 +530,10 @@ class Daemon:
         return [one.type for one in self.events(from_seq)]
 
     def view(self) -> View:
-        """Fold the whole log."""
-        with self.log() as reader:
-            view = View(reader.document)
-            while some := reader.read(view.seq + 1):
-                for one in some:
-                    view.apply(one)
-        return view
+        """Fold the whole log. The view has no documents."""
+        for one in self.events(self._view.seq + 1):
+            self._view.apply(one)
+        return self._view
 
     def check_log(self, *, empty: bool = True) -> None:
         """The log must verify, and every stream in it be at rest; *empty*: of pods and containers there are none."""

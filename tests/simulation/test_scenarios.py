@@ -12,6 +12,7 @@ from ocid.errors import EffectFailed, NotFound, OcidError, Unavailable
 from ocid.ports import Credentials
 from tests.fakes.invariants import calm, check, log_of
 from tests.fakes.kubelet import Kubelet, container_config, pod_config
+from tests.fakes.life import Moment
 from tests.fakes.node import Node, simulate
 from tests.simulation.scenarios import APP, SCENARIOS, WEB, image_of
 from tests.simulation.walk import IMAGES
@@ -234,3 +235,31 @@ def test_images_that_are_removed_at_once_leave_no_layers() -> None:
 
     for seed in range(20):
         simulate(scenario, seed=seed)
+
+
+def test_a_layer_that_was_made_while_its_pull_died_is_collected() -> None:
+    """It is in the store, but its stream says failed, and nobody asks for it again."""
+
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        node.shelf.put(APP, "base")
+        life, _ = await node.serving()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kubelet.pull, APP)
+            await life.over.wait()
+            nursery.cancel_scope.cancel()
+        await check(node, kubelet)
+
+        assert not node.world.layers
+        assert "node.orphan_found" in types_of(node, "node")
+
+    steps: list[str] = []
+
+    async def dry(node: Node) -> None:
+        node.shelf.put(APP, "base")
+        await Kubelet(node).pull(APP)
+        steps.extend(node.steps)
+
+    simulate(dry)
+    number = steps.index("layers.unpack renamed") + 1
+    assert simulate(scenario, moment=Moment("step", number)).lives == 2
