@@ -64,6 +64,7 @@ class ContainerEffects:
             case domain.PrepareEffect():
                 return await self._prepare(declared)
             case domain.CreateEffect():
+                host.secrets.drop(declared.container_id)  # the bundle has them now
                 process = await host.runtime.create(self.order(declared))
                 return Note(domain.NoteCreated(pid=process.pid, start_ticks=process.start_ticks))
             case domain.StartEffect():

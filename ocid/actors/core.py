@@ -42,7 +42,7 @@ class Core:
         journal, supervisor = host.journal, self.supervisor
         self.pods: Kind[Pod] = Kind("pod", pod, journal, supervisor, _pod_key)
         self.containers: Kind[Container] = Kind(
-            "container", container, journal, supervisor, _container_key, self._container_given_up
+            "container", container, journal, supervisor, _container_key, self._container_given_up, self._container_over
         )
         self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
         self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor, self._pull_key)
@@ -69,6 +69,16 @@ class Core:
         if declared is not None and owner is not None:
             with contextlib.suppress(Exhausted):  # a pod whose inbox is full has worse troubles
                 owner.tell(pod.NoteGaveUp(reason=f"container {declared.name}: {reason}"))
+
+    def _container_over(self, actor: Actor[Container]) -> None:
+        """The last container of an image that had left the catalog lets its layers go."""
+        declared, images = actor.state.declared, self.catalog.find("images")
+        if declared is None or images is None or declared.image_id in images.state.images:
+            return
+        others = (row.state.declared for row in self.view.containers.rows.values())
+        if all(other is None or other.image_id != declared.image_id for other in others):
+            with contextlib.suppress(Exhausted):  # the next removal of an image collects them, too
+                images.tell(catalog.Release(image_id=declared.image_id))
 
     def pod_of(self, pod_id: PodId) -> Pod:
         """Return a pod's state as its actor has it.

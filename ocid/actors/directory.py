@@ -25,6 +25,7 @@ class Kind(Generic[State]):
         supervisor: Supervisor,
         key_of: Callable[[State], object] = lambda state: None,
         on_given_up: Callable[[Actor[State], str], None] = lambda actor, reason: None,
+        on_over: Callable[[Actor[State]], None] = lambda actor: None,
     ) -> None:
         """*key_of* names what a second request for the same thing is recognised by, None for nothing."""
         self._aggregate = aggregate
@@ -33,6 +34,7 @@ class Kind(Generic[State]):
         self._supervisor = supervisor
         self._key_of = key_of
         self._on_given_up = on_given_up
+        self._on_over = on_over
         self._perform: Perform | None = None
         self._actors: dict[str, Actor[State]] = {}
         self._keys: dict[object, Actor[State]] = {}
@@ -144,5 +146,6 @@ class Kind(Generic[State]):
             if self._actors.get(name) is actor:
                 del self._actors[name]
             self.release_key(actor)
+            self._on_over(actor)
 
         self._supervisor.start(actor, forget, lambda reason: self._on_given_up(actor, reason))

@@ -266,8 +266,12 @@ class LayerEffects:
         def progress(count: int) -> None:
             session.done[blob.blob] = session.done.get(blob.blob, 0) + count
 
-        await registry.fetch(session.reference, session.credentials, blob, into, progress)
-        size = await self._host.layers.unpack(blob, into)
+        try:
+            await registry.fetch(session.reference, session.credentials, blob, into, progress)
+            size = await self._host.layers.unpack(blob, into)
+        except OcidError:
+            self._host.layers.forget_blob(blob.blob)
+            raise
         return Note(layer.NoteReady(size_bytes=size.size_bytes, inodes=size.inodes))
 
 
@@ -281,8 +285,8 @@ class CatalogEffects:
     async def perform(self, effect: catalog.Effect, state: catalog.Catalog) -> Note:
         """Remove layers that no image, container or pull refers to."""
         match effect:
-            case catalog.Collect():
-                return Note(catalog.NoteCollected(layers=await self._collect()))
+            case catalog.Collect(collect=collect):
+                return Note(catalog.NoteCollected(layers=await self._collect(), collect=collect))
             case _:
                 assert_never(effect)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import trio
@@ -54,17 +54,15 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
         return layer.observe(row.state, layer.Found(present=present))
 
     running = sum(row.state.running for row in view.containers.rows.values())
-    await host.layers.clean_staging()
+    await _or_go_on("clean the staging directory", host.layers.clean_staging)
     await _restore(core.layers, view.layers, of_layer)
     await _restore(core.catalog, view.catalog, lambda row: catalog.observe(row.state))
     await _restore(core.pods, view.pods, of_pod)
     await _restore(core.containers, view.containers, of_container)
     await _sweep_execs(core)
     attached = [actor.state.declared for actor in core.pods if actor.state.attached and not actor.state.detached]
-    try:
-        await host.network.reconcile([network_order(host, declared) for declared in attached if declared is not None])
-    except OcidError as error:  # the next pod that is attached has everything written again
-        log.warning("cannot write the rules of the pod network: %s", error)
+    orders = [network_order(host, declared) for declared in attached if declared is not None]
+    await _or_go_on("write the rules of the pod network", functools.partial(host.network.reconcile, orders))
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
     await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
     for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs):
@@ -99,12 +97,26 @@ async def _sweep_execs(core: Core) -> None:
                 log.warning("cannot end command %s: %s", row.state.requested.exec_id, error)
 
 
+async def _or_go_on(doing: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Do what a start can do without: a node whose daemon does not start is worse than one with something left over."""
+    try:
+        await work()
+    except OcidError as error:
+        log.warning("cannot %s: %s", doing, error)
+
+
 async def collect_orphans(core: Core) -> None:
     """Remove what lies under our own prefixes and no stream names. Runs after recovery and before anybody may pull."""
     host, view = core.host, core.view
     for chain_id in host.layers.chain_ids():
         if chain_id not in view.layers.rows and core.layers.find(chain_id) is None:
             await _collect(core, "layer", chain_id, functools.partial(host.layers.remove, chain_id))
+    await _or_go_on("list the runtime's containers", functools.partial(_report_strangers, core))
+
+
+async def _report_strangers(core: Core) -> None:
+    """Containers of the runtime that no stream names are somebody else's doing: reported, never touched."""
+    host, view = core.host, core.view
     known = view.containers.rows.keys() | view.pods.rows.keys()
     for container_id in await host.runtime.container_ids():
         if container_id not in known and core.containers.find(container_id) is None:

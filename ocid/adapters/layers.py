@@ -91,6 +91,11 @@ class LayerStore:
         """Name the staging file that a blob is downloaded to."""
         return self._staging / f"blob-{_hex(blob)}"
 
+    def forget_blob(self, blob: Digest) -> None:
+        """Remove what was downloaded of a blob whose layer came to nothing. Nothing there is success."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.blob_path(blob))
+
     async def unpack(self, layer: LayerBlob, blob: Path) -> LayerSize:
         """Unpack a blob, make it durable under its chain id, and delete the blob.
 

@@ -28,7 +28,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
 
     images: dict[ImageId, Image] = {}
     by_name: dict[str, ImageId] = {}
-    collect: int = 0  # removals whose layers have not been collected
+    collect: int = 0  # removals and releases whose layers have not been collected
 
 
 INITIAL = Catalog()
@@ -50,10 +50,17 @@ class Remove(msgspec.Struct, frozen=True, kw_only=True):
     image_id: ImageId
 
 
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """The last container of an image that had left the catalog is gone."""
+
+    image_id: ImageId
+
+
 class NoteCollected(msgspec.Struct, frozen=True, kw_only=True):
     """So many layers that nothing referred to are gone."""
 
     layers: int
+    collect: int  # the count that the collection was owed for; newer removals owe another one
 
 
 class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +69,13 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Command = Add | Remove | NoteCollected | NoteGaveUp
+Command = Add | Remove | Release | NoteCollected | NoteGaveUp
 
 
 class Collect(msgspec.Struct, frozen=True, kw_only=True):
     """Remove layers that nothing refers to."""
 
-    removals: int
+    collect: int  # as the state has it
 
 
 Effect = Collect
@@ -93,8 +100,10 @@ def decide(state: Catalog, command: Command) -> tuple[CatalogEvent, ...]:
             return tuple(facts)
         case Remove(image_id=image_id):
             return (events.ImageRemoved(image_id=image_id),) if image_id in state.images else ()
-        case NoteCollected(layers=layers):
-            return (events.LayersCollected(layers=layers),) if state.collect else ()
+        case Release(image_id=image_id):
+            return () if image_id in state.images else (events.ImageReleased(image_id=image_id),)
+        case NoteCollected(layers=layers, collect=collect):
+            return (events.LayersCollected(layers=layers),) if state.collect == collect > 0 else ()
         case NoteGaveUp():
             return ()
         case _:
@@ -115,6 +124,8 @@ def evolve(state: Catalog, event: CatalogEvent) -> Catalog:
             images = {key: image for key, image in state.images.items() if key != image_id}
             by_name = {name: key for name, key in state.by_name.items() if key != image_id}
             return Catalog(images=images, by_name=by_name, collect=state.collect + 1)
+        case events.ImageReleased():
+            return msgspec.structs.replace(state, collect=state.collect + 1)
         case events.LayersCollected():
             return msgspec.structs.replace(state, collect=0)
         case _:
@@ -135,7 +146,7 @@ def _named(state: Catalog, image_id: ImageId, name: str) -> Catalog:
 
 def plan(state: Catalog) -> Effect | None:
     """Return the collection that is owed, or None."""
-    return Collect(removals=state.collect) if state.collect else None
+    return Collect(collect=state.collect) if state.collect else None
 
 
 def observe(state: Catalog) -> tuple[Command, ...]:

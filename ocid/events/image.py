@@ -84,6 +84,13 @@ class ImageRemoved(Event, frozen=True, kw_only=True):
     image_id: ImageId
 
 
+class ImageReleased(Event, frozen=True, kw_only=True):
+    """The last container of an image that had left the catalog is gone, so its layers may go."""
+
+    TYPE: ClassVar[str] = "image.released"
+    image_id: ImageId
+
+
 class LayersCollected(Event, frozen=True, kw_only=True):
     """Layers that nothing referred to were removed after an image had gone."""
 
@@ -92,9 +99,9 @@ class LayersCollected(Event, frozen=True, kw_only=True):
 
 
 PullEvent = PullRequested | PullResolved | PullLayersReady | PullCompleted | PullFailed | PullAbandoned
-CatalogEvent = ImageAdded | ImageNamed | ImageRemoved | LayersCollected
+CatalogEvent = ImageAdded | ImageNamed | ImageRemoved | ImageReleased | LayersCollected
 
 enter(
     PullRequested, PullResolved, PullLayersReady, PullCompleted, PullFailed, PullAbandoned,
-    ImageAdded, ImageNamed, ImageRemoved, LayersCollected,
+    ImageAdded, ImageNamed, ImageRemoved, ImageReleased, LayersCollected,
 )  # fmt: skip

@@ -279,6 +279,11 @@ def _(event: image.ImageRemoved) -> str:
     return f"image {short(event.image_id)} removed with its names"
 
 
+@_says(image.ImageReleased)
+def _(event: image.ImageReleased) -> str:
+    return f"no container needs image {short(event.image_id)} any more, which had left the catalog"
+
+
 @_says(image.LayersCollected)
 def _(event: image.LayersCollected) -> str:
     return f"{event.layers} layers that nothing referred to were removed"

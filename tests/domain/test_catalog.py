@@ -37,28 +37,33 @@ COMMANDS: dict[str, catalog.Command] = {
     "add": add(ONE, "reg/a:1"),
     "add two names": add(ONE, "reg/a:1", "reg/a:2"),
     "remove": catalog.Remove(image_id=ONE),
-    "collected": catalog.NoteCollected(layers=3),
+    "release": catalog.Release(image_id=ONE),
+    "collected": catalog.NoteCollected(layers=3, collect=1),
     "gave up": catalog.NoteGaveUp(reason="crash"),
 }
 EXPECTED = {
     ("empty", "add"): "AN",
     ("empty", "add two names"): "ANN",
     ("empty", "remove"): "",
+    ("empty", "release"): "E",
     ("empty", "collected"): "",
     ("empty", "gave up"): "",
     ("one", "add"): "",
     ("one", "add two names"): "N",
     ("one", "remove"): "R",
+    ("one", "release"): "",
     ("one", "collected"): "",
     ("one", "gave up"): "",
     ("nameless", "add"): "N",
     ("nameless", "add two names"): "NN",
     ("nameless", "remove"): "R",
+    ("nameless", "release"): "",
     ("nameless", "collected"): "",
     ("nameless", "gave up"): "",
     ("collecting", "add"): "AN",
     ("collecting", "add two names"): "ANN",
     ("collecting", "remove"): "",
+    ("collecting", "release"): "E",
     ("collecting", "collected"): "C",
     ("collecting", "gave up"): "",
 }
@@ -66,6 +71,7 @@ LETTERS = {
     events.ImageAdded: "A",
     events.ImageNamed: "N",
     events.ImageRemoved: "R",
+    events.ImageReleased: "E",
     events.LayersCollected: "C",
 }
 
@@ -79,7 +85,7 @@ def test_every_phase_answers_every_command(phase: str, command: str) -> None:
 
 @pytest.mark.parametrize("phase", LIVES)
 def test_collection_is_owed_after_a_removal_only(phase: str) -> None:
-    assert catalog.plan(LIVES[phase]) == (catalog.Collect(removals=1) if phase == "collecting" else None)
+    assert catalog.plan(LIVES[phase]) == (catalog.Collect(collect=1) if phase == "collecting" else None)
     assert catalog.observe(LIVES[phase]) == ()
     assert not catalog.is_over(LIVES[phase])
 
@@ -102,7 +108,9 @@ def test_a_removal_during_a_collection_owes_another_one() -> None:
     first = catalog.plan(state)
     state = after(catalog.Remove(image_id=TWO), state=state)
     assert catalog.plan(state) != first
-    assert catalog.plan(after(catalog.NoteCollected(layers=1), state=state)) is None
+    late, timely = (catalog.NoteCollected(layers=1, collect=count) for count in (1, 2))
+    assert catalog.plan(after(late, state=state)) == catalog.Collect(collect=2)
+    assert catalog.plan(after(timely, state=state)) is None
 
 
 def test_an_image_is_found_by_name_id_and_the_beginning_of_its_id() -> None:
@@ -119,7 +127,7 @@ IDS = st.sampled_from([ONE, TWO])
 ANY = st.one_of(
     st.builds(lambda image_id, names: add(image_id, *names), IDS, st.lists(NAMES, max_size=3, unique=True)),
     st.builds(lambda image_id: catalog.Remove(image_id=image_id), IDS),
-    st.just(catalog.NoteCollected(layers=0)),
+    st.just(catalog.NoteCollected(layers=0, collect=1)),
 )
 
 

@@ -139,6 +139,9 @@ class FakeLayers:
     def blob_path(self, blob: Digest) -> Path:
         return Path(STAGING, f"blob-{blob[7:]}")
 
+    def forget_blob(self, blob: Digest) -> None:
+        self._world.paths.pop(str(self.blob_path(blob)), None)
+
     async def unpack(self, layer: LayerBlob, blob: Path) -> LayerSize:
         world, staged = self._world, f"{STAGING}/unpack-{layer.chain_id[7:]}"
         async with self._life.effect("layers.unpack", layer.chain_id, idempotent=False):

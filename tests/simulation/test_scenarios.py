@@ -95,12 +95,21 @@ def test_a_retry_joins_the_work_that_goes_on_without_its_first_caller() -> None:
 
 
 def test_a_layer_that_two_images_share_is_fetched_once() -> None:
-    node = simulate(SCENARIOS["pulls_that_share_layers"])
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        node.shelf.put(APP, "base", "libs", "app")
+        node.shelf.put(WEB, "base", "libs", "web")
+        async with trio.open_nursery() as nursery:
+            for reference in (APP, WEB, APP):
+                nursery.start_soon(kubelet.pull, reference)
+        await check(node, kubelet)
+
+    node = simulate(scenario)
     blobs = [blob.blob for blob in node.shelf.images[APP].resolved.layers]
     shared = [blob.blob for blob in node.shelf.images[WEB].resolved.layers[:2]]
 
     assert blobs[:2] == shared
-    assert [node.shelf.downloads.count(blob) for blob in blobs] == [1, 1, 2], "APP is pulled again after its removal"
+    assert [node.shelf.downloads.count(blob) for blob in blobs] == [1, 1, 1]
 
 
 def test_pulls_with_other_credentials_are_not_joined() -> None:
@@ -219,7 +228,6 @@ def test_cni_gets_back_the_result_it_gave() -> None:
     simulate(scenario, cni=True)
 
 
-@pytest.mark.xfail(reason="catalog.NoteCollected does not say which removals it answers: a late one hides newer ones")
 def test_images_that_are_removed_at_once_leave_no_layers() -> None:
     async def scenario(node: Node) -> None:
         kubelet = Kubelet(node)
@@ -263,3 +271,23 @@ def test_a_layer_that_was_made_while_its_pull_died_is_collected() -> None:
     simulate(dry)
     number = steps.index("layers.unpack renamed") + 1
     assert simulate(scenario, moment=Moment("step", number)).lives == 2
+
+
+def test_layers_of_a_removed_image_go_with_its_last_container() -> None:
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        node.shelf.put(APP, "base")
+        image = await kubelet.pull(APP)
+        pod = await kubelet.run_pod(pod_config())
+        await kubelet.create(pod, container_config("one", image, "run:1000"))
+        await kubelet.remove_image(image)
+        await check(node, kubelet)
+
+        assert node.world.layers, "a container still needs them"
+
+        await kubelet.remove_pod(pod)
+        await check(node, kubelet)
+
+        assert not node.world.layers
+
+    simulate(scenario)

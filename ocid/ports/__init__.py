@@ -1,0 +1,54 @@
+"""What the core needs from the world, as protocols. Adapters implement them for real hosts, fakes for simulation.
+
+All methods that make or unmake something are idempotent: called again with the same order after a crash, they find
+what is there and finish the rest. All of them may be cancelled at any checkpoint; what they leave then is named by the
+order, and the next call deals with it. They raise the errors of ``ocid.errors`` only.
+"""
+
+from __future__ import annotations
+
+from ocid.ports.containers import ContainerOrder, ExecProcess, ExecResult, HandlerFeatures, Runtime, Signalled, Wanting
+from ocid.ports.images import (
+    Credentials,
+    HostFiles,
+    ImageFacts,
+    LayerBlob,
+    LayerProgress,
+    Layers,
+    LayerSize,
+    Registry,
+    ResolvedImage,
+    StoreUsage,
+)
+from ocid.ports.log import Clock, Journal, Secrets
+from ocid.ports.pods import Attachment, Exit, Network, NetworkOrder, Process, Sandboxes, SandboxOrder
+
+__all__ = [
+    "Attachment",
+    "Clock",
+    "ContainerOrder",
+    "Credentials",
+    "ExecProcess",
+    "ExecResult",
+    "Exit",
+    "HandlerFeatures",
+    "HostFiles",
+    "ImageFacts",
+    "Journal",
+    "LayerBlob",
+    "LayerProgress",
+    "LayerSize",
+    "Layers",
+    "Network",
+    "NetworkOrder",
+    "Process",
+    "Registry",
+    "ResolvedImage",
+    "Runtime",
+    "SandboxOrder",
+    "Sandboxes",
+    "Secrets",
+    "Signalled",
+    "StoreUsage",
+    "Wanting",
+]

@@ -1,0 +1,142 @@
+"""The OCI runtime and the monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from ocid.domain.spec.inputs import HostFacts
+from ocid.ids import ContainerId, ExecId, PodId
+from ocid.ports.pods import Exit, Process
+
+
+class ContainerOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that running and removing a container needs, its specification aside."""
+
+    container_id: ContainerId
+    pod_id: PodId
+    handler: str
+    bundle: str  # <run>/containers/<id>: config.json, rootfs/ (mount point), monitor's files
+    writable: str  # <root>/containers/<id>: upper/ and work/
+    cgroup: str  # OCI linux.cgroupsPath
+    log_path: str  # absolute; "" for none
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
+
+
+class Signalled(msgspec.Struct, frozen=True, kw_only=True):
+    """What to send, and to whom."""
+
+    signal: int  # number, as on this machine
+    everyone: bool  # all processes of the container's cgroup, not only init
+
+
+class Wanting(Protocol):
+    """An event that can be waited for, such as ``trio.Event``."""
+
+    def is_set(self) -> bool:
+        """Say whether it has happened."""
+
+    async def wait(self) -> None:
+        """Return when it has happened."""
+
+
+class Runtime(Protocol):
+    """OCI runtime and monitor: makes, starts, watches, signals and deletes containers."""
+
+    def handlers(self) -> Mapping[str, HandlerFeatures]:
+        """Return the configured handlers by name; "" is the default one. From memory."""
+
+    def host_facts(self) -> HostFacts:
+        """Return what the specification builder needs to know of this host. From memory."""
+
+    async def write_bundle(self, order: ContainerOrder, spec: Mapping[str, Any]) -> None:
+        """Write the bundle's config.json, mode 0600. It may hold secrets; it lies under the run directory."""
+
+    def read_bundle(self, order: ContainerOrder) -> dict[str, Any]:
+        """Return the specification that ``write_bundle`` wrote.
+
+        Raises:
+            EffectFailed: it is gone.
+        """
+
+    async def create(self, order: ContainerOrder) -> Process:
+        """Make the container of a written bundle through monitor and runtime; return its waiting init.
+
+        Finds and returns a container that was created already. One that is half made is deleted first.
+
+        Raises:
+            EffectFailed: the runtime refused; its own words are in the message.
+        """
+
+    async def start(self, order: ContainerOrder) -> None:
+        """Let the container's program run. Success when it runs already or ran.
+
+        Raises:
+            EffectFailed: the program could not be executed.
+        """
+
+    async def wait(self, order: ContainerOrder, process: Process) -> Exit:
+        """Wait until the container's init is gone, and return how it ended, from the monitor's exit file."""
+
+    async def signal(self, order: ContainerOrder, process: Process, what: Signalled) -> None:
+        """Send a signal. Success when the process is gone."""
+
+    async def delete(self, order: ContainerOrder) -> None:
+        """Remove the runtime's state, what is left of processes, and the cgroup of an ended container."""
+
+    async def reopen_log(self, order: ContainerOrder) -> None:
+        """Make the monitor reopen the log file; returns when it has.
+
+        Raises:
+            WrongState: there is no monitor; the file is not created then.
+        """
+
+    async def exec_sync(
+        self,
+        order: ContainerOrder,
+        exec_id: ExecId,
+        process: ExecProcess,
+        timeout_s: float | None,
+        unwanted: Wanting,
+    ) -> ExecResult:
+        """Run a command in the running container and gather its output; kill it when its time is up.
+
+        It is killed, too, when *unwanted* is set: nobody waits for it any more.
+        """
+
+    async def abandon_exec(self, order: ContainerOrder, exec_id: ExecId) -> None:
+        """Kill what a daemon that died left running of this command, and remove its files."""
+
+    async def container_ids(self) -> frozenset[ContainerId]:
+        """List what the runtime's state directories hold, for finding orphans."""
+
+
+class HandlerFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """From ``<runtime> features`` where it has that command. OCI runtime-spec features.md."""
+
+    path: str
+    version: str
+    recursive_read_only_mounts: bool = False
+    user_namespaces: bool = False
+
+
+class ExecProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run. ``spec`` is the process object of the container's own OCI spec with the command put in."""
+
+    spec: Mapping[str, Any]
+    output_bytes_max: int = 16 << 20  # of each stream; what is beyond is read and dropped
+
+
+class ExecResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it."""
+
+    exit_code: int
+    timed_out: bool
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int  # as produced, before the cap
+    stderr_bytes: int

@@ -1,0 +1,109 @@
+"""Processes, the namespaces of pods, and their network."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import msgspec
+
+from ocid.domain.configs import DnsConfig, PortMapping
+from ocid.ids import PodId
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that cannot be taken for another one: its pid with its start time (proc(5) stat field 22)."""
+
+    pid: int
+    start_ticks: int
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container's init ended."""
+
+    at_ns: int
+    exit_code: int  # 0-255; 128 + signal number; 255 when unknown
+    oom_killed: bool
+    source: str  # "monitor", "kernel" (the monitor was lost), or "unknown"
+
+
+class SandboxOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that making and unmaking a pod's own resources needs."""
+
+    pod_id: PodId
+    run_dir: str  # <run>/pods/<id>: pins under ns/, shm/, resolv.conf, hostname
+    netns: str  # path to pin the network namespace at; "" shares the host's
+    hostname: str  # "" shares the host's UTS namespace
+    dns: DnsConfig | None
+    log_directory: str  # created when missing; "" for none
+    cgroup_parent: str
+    host_ipc: bool
+    shared_pid: bool  # start_pause will be called
+    handler: str
+    sysctls: Mapping[str, str]  # written inside the pod's namespaces
+    shm_bytes: int = 64 << 20
+
+
+class Sandboxes(Protocol):
+    """Namespaces, mounts, files and the pause process of pods."""
+
+    async def prepare(self, order: SandboxOrder) -> None:
+        """Pin net, ipc and uts namespaces, mount /dev/shm, write resolv.conf and hostname, apply sysctls."""
+
+    async def start_pause(self, order: SandboxOrder) -> Process:
+        """Run the process that holds the shared PID namespace, through the OCI runtime, and return it."""
+
+    async def wait_pause(self, process: Process) -> None:
+        """Return when the pause process is gone; at once when it is already."""
+
+    async def release(self, order: SandboxOrder) -> None:
+        """End the pause process, unmount everything under the run directory and remove it. Nothing left is success."""
+
+    def present(self, order: SandboxOrder) -> bool:
+        """Say whether the pod's pinned namespaces are still there. They are not after a reboot."""
+
+
+class NetworkOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that attaching and detaching a pod needs."""
+
+    pod_id: PodId
+    name: str
+    namespace: str
+    uid: str
+    network: str  # "bridge" or "cni"
+    netns: str
+    interface: str  # host end of the veth pair (built-in bridge)
+    addresses: tuple[str, ...]  # CIDRs leased in the log (built-in bridge)
+    hostname: str
+    port_mappings: tuple[PortMapping, ...]
+    annotations: Mapping[str, str]
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """What attaching gave the pod."""
+
+    addresses: tuple[str, ...]  # without prefix length, the primary one first
+    via: str  # "bridge", or "cni:<network name>"
+    result: bytes | None = None  # the CNI result as JSON
+
+
+class Network(Protocol):
+    """The pod network: CNI when a conflist is configured, else the built-in bridge."""
+
+    def kind(self) -> str:
+        """Return "cni" or "bridge": what a pod declared now will use."""
+
+    def subnets(self) -> tuple[str, ...]:
+        """Return the built-in network's subnets as CIDRs, at most one IPv4 and one IPv6."""
+
+    def not_ready(self) -> str | None:
+        """Return why pods cannot be attached now, or None. Read by CRI Status; answers from memory."""
+
+    async def attach(self, order: NetworkOrder) -> Attachment:
+        """Give the pod its interface and addresses. Called again for an attached pod, returns the same."""
+
+    async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
+        """Take them away again; *result* is the one attach gave, if any. Works without the network namespace too."""
+
+    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
+        """Make the host's rules those of the *live* pods, whatever a crash left."""
