@@ -196,7 +196,7 @@ def _find_runtimes(tree: Tree) -> None:
 # --- what values mean ------------------------------------------------------------------------------------------------
 
 _HANDLER: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")  # a RuntimeClass handler is a DNS label
-_BRIDGE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ is 16 with the zero
+_BRIDGE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,14}")  # IFNAMSIZ is 16; an nftables table has it, too
 _REGISTRY: Final = re.compile(r"(?:[a-zA-Z0-9.-]{1,253}|\[[0-9a-fA-F:]{2,45}\])(?::[0-9]{1,5})?")
 _RLIMIT: Final = re.compile(r"RLIMIT_[A-Z]{2,12}")
 _CAPABILITY: Final = re.compile(r"CAP_[A-Z_]{2,30}")

@@ -6,6 +6,7 @@ comparison with the host, then the socket.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -50,7 +51,7 @@ from ocid.errors import OcidError
 from ocid.events import codec, node
 from ocid.events.envelope import DAEMON
 from ocid.ids import digest_of
-from ocid.journal import salvage
+from ocid.journal import residence, salvage
 from ocid.journal.opening import Opened, open_or_quarantine
 from ocid.journal.owner import LastLife
 from ocid.journal.writer import Writer
@@ -156,9 +157,12 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             await recovery.collect_orphans(core)
             facade.open = True
             opened.settled()
+            residence.let_go(Path(config.root) / "log")
+            gc.collect()
+            gc.freeze()  # what a start makes stays; later collections need not look at it
             log.info("serving on %s", config.socket)
             actors.start_soon(_measure_usage, facade)
-            actors.start_soon(_snapshot_now_and_then, view, writer)
+            actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False
             actors.cancel_scope.cancel()
@@ -311,10 +315,12 @@ async def _measure_usage(facade: Facade) -> None:
         await trio.sleep(USAGE_EVERY_S)
 
 
-async def _snapshot_now_and_then(view: View, writer: Writer) -> None:
+async def _keep_house(view: View, writer: Writer, log_directory: Path) -> None:
+    """Now and then let go of the log's pages, and take a snapshot when there is enough to shorten."""
     newest = view.seq
     while True:
         await trio.sleep(SNAPSHOT_CHECK_S)
+        residence.let_go(log_directory)
         if view.seq - newest >= SNAPSHOT_EVENTS:
             newest = view.seq
             await _snapshot(view, writer)

@@ -159,7 +159,8 @@ class Bridge:
             if subnet.version == 4:
                 _write("ipv4", "ip_forward", "", "1")
             elif _read("ipv6/conf/all/forwarding") == "0":
-                uplink = host.link_at(host.route_to(ELSEWHERE[1]) or 0)
+                index = host.route_to(ELSEWHERE[1])
+                uplink = None if index is None else host.link_at(index)  # many hosts have no IPv6 route
                 if uplink is not None and _read(f"ipv6/conf/{uplink.name}/accept_ra") == "1":
                     # A forwarding host ignores router advertisements unless told otherwise, and would soon lose
                     # the default route that it has from them. Source: kernel ip-sysctl.rst "accept_ra".

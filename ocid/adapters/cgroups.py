@@ -16,11 +16,12 @@ from typing import Final
 
 import trio
 
-from ocid.adapters import mounts
+from ocid.adapters import command, mounts
 from ocid.domain.spec.cgroups import CgroupDriver, parent_path, slice_path
 from ocid.errors import EffectFailed, Unavailable
 
 REMOVE_S: Final = 2.0  # how long a directory may stay busy after its last process ended
+STOP_S: Final = 10.0  # for systemd to stop an empty slice
 _KILL_ROUNDS: Final = 64  # a fork bomb in a v1 cgroup is outrun in far fewer
 _KERNEL_ROOT: Final = "/sys/fs/cgroup"
 _SYSTEMD_RUNS: Final = "/run/systemd/system"
@@ -151,14 +152,23 @@ class Cgroups:
 
     def oom_kills(self, cgroups_path: str) -> int | None:
         """Return how many of the cgroup's processes the OOM killer took since it was made; None when unknown."""
-        inner = self._inner(cgroups_path)
         root = self.hierarchies.get("" if self.version == 2 else "memory")
-        if root is None:
-            return None
-        text = _read(os.path.join(root, inner, "memory.events" if self.version == 2 else "memory.oom_control"))
-        for line in (text or "").splitlines():
-            name, _, value = line.partition(" ")
-            if name == "oom_kill":
+        return None if root is None else self._oom_kills_in(os.path.join(root, self._inner(cgroups_path)))
+
+    def oom_kills_of_removed(self, cgroups_path: str) -> tuple[str, int]:
+        """Return the cgroup above, and how many kills it counted that none of its present children has.
+
+        Version 1 does not count upwards: there it is always 0.
+        """
+        above = os.path.dirname(self.directories(cgroups_path)[0])
+        total = self._oom_kills_in(above) if self.version == 2 else None
+        return above, total - sum(self._oom_kills_in(one) or 0 for one in _children(above)) if total else 0
+
+    def _oom_kills_in(self, directory: str) -> int | None:
+        name = "memory.events" if self.version == 2 else "memory.oom_control"
+        for line in (_read(os.path.join(directory, name)) or "").splitlines():
+            key, _, value = line.partition(" ")
+            if key == "oom_kill":
                 return int(value)
         return None
 
@@ -187,12 +197,12 @@ class Cgroups:
     def ensure_parent(self, parent: str, made: Path) -> None:
         """Make a pod's parent cgroup in all hierarchies where it is missing; *made* lists what is made, beforehand.
 
-        Under systemd the OCI runtime has slices made, and nothing is done here.
+        Under systemd the slices that are missing are only listed: the OCI runtime has systemd make them.
 
         Raises:
             EffectFailed: the kernel refused.
         """
-        if self.driver is CgroupDriver.SYSTEMD or not parent.strip("/"):
+        if not parent.strip("/"):
             return
         inner = parent_path(self.driver, parent).strip("/")
         missing = [
@@ -205,6 +215,8 @@ class Cgroups:
             return
         before = json.loads(made.read_text()) if made.exists() else []
         made.write_text(json.dumps([*before, *missing]))
+        if self.driver is CgroupDriver.SYSTEMD:
+            return
         try:
             for directory in missing:
                 _make(directory, cpuset=directory.startswith(self.hierarchies.get("cpuset", "\0")))
@@ -213,6 +225,16 @@ class Cgroups:
         except OSError as error:
             raise EffectFailed(f"cgroup parent {parent!r}: {error.strerror} at {error.filename!r}") from error
 
+    async def stop_made(self, made: Path) -> None:
+        """Stop the slices that *made* lists, as far as they are empty. Nobody else does: they would stay for ever."""
+        if self.driver is not CgroupDriver.SYSTEMD:
+            return
+        for directory in reversed(_listed_in(made)):
+            if not any(_children(directory)):
+                unit = os.path.basename(directory)
+                with suppress(EffectFailed, Unavailable):  # an empty slice is no reason to keep a pod
+                    await command.run(["systemctl", "stop", unit], doing=f"stop of {unit}", timeout_s=STOP_S)
+
     def remove_made(self, made: Path) -> None:
         """Remove the parent cgroups that *made* lists, as far as they are empty: another pod may use them too."""
         if not made.exists():
@@ -220,6 +242,12 @@ class Cgroups:
         for directory in reversed(json.loads(made.read_text())):
             with suppress(OSError):
                 os.rmdir(directory)
+
+
+def _listed_in(made: Path) -> list[str]:
+    """Return the directories in the list *made* that are there."""
+    listed = json.loads(made.read_text()) if made.exists() else []
+    return [directory for directory in listed if os.path.isdir(directory)]
 
 
 def _ancestors(inner: str) -> Iterator[str]:

@@ -261,8 +261,9 @@ async def _outlive(pid: int) -> int:
     """Wait for a process that we inherit, reap it and return its exit code; 255 when nobody can tell it."""
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return 255
+    except ProcessLookupError:  # ended and swept by the reaper, which remembers
+        code = processes.reap_child(pid)
+        return 255 if code is None else code
     try:
         await trio.lowlevel.wait_readable(pidfd)
         code = processes.reap_child(pid)

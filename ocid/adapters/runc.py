@@ -24,6 +24,7 @@ from ocid.adapters.conmon import EXIT_FILE_S, Monitor
 from ocid.adapters.execs import Execs
 from ocid.adapters.handlers import Handler, HandlerConfig
 from ocid.adapters.hostfacts import gather_host_facts
+from ocid.adapters.oom import OomCounts
 from ocid.adapters.start import release
 from ocid.domain.spec.build import HostFacts
 from ocid.domain.spec.cgroups import CgroupDriver
@@ -54,7 +55,7 @@ class OciRuntime:
         self._monitor = monitor
         self._cgroups = cgroups
         self._facts = facts
-        self._oom_base: dict[str, int] = {}
+        self._oom = OomCounts(cgroups)
         self._execs = Execs(cgroups)
 
     @classmethod
@@ -153,7 +154,7 @@ class OciRuntime:
         _begin(order)
         try:
             pid = await self._monitor.create(order, handler.words(log), systemd_cgroup=systemd)
-            self._oom_base[order.container_id] = self._cgroups.oom_kills(order.cgroup) or 0
+            self._oom.made(order)
             state = await handler.init(order.container_id, log)
         except EffectFailed:
             await self._remove_all(order, monitor_s=0)
@@ -195,10 +196,11 @@ class OciRuntime:
 
         Where the monitor was lost, the kernel is asked (source "kernel"); only what nobody knows is 255, "unknown".
         """
+        self._oom.begin(order)
         with processes.opened(process) as pidfd:
             if pidfd >= 0:
                 await trio.lowlevel.wait_readable(pidfd)
-            kills = self._cgroups.oom_kills(order.cgroup) or 0
+            killed = self._oom.happened(order)
             ours = processes.reap_child(process.pid) if pidfd >= 0 else None  # we inherit it from a dead monitor
             await self._monitor.wait(order)
             written = self._monitor.exit_code(order)
@@ -209,8 +211,7 @@ class OciRuntime:
                 known = ours if status is None else processes.exit_code_of(status)
                 exit_code, at_ns = 255 if known is None else known, time.time_ns()
                 source = "unknown" if known is None else "kernel"
-        more = kills > self._oom_base.get(order.container_id, 0)
-        oom_killed = exit_code != 0 and source != "unknown" and (more or self._monitor.saw_oom(order))
+        oom_killed = exit_code != 0 and source != "unknown" and (killed or self._monitor.saw_oom(order))
         return Exit(at_ns=at_ns, exit_code=exit_code, oom_killed=oom_killed, source=source)
 
     async def signal(self, order: ContainerOrder, process: Process, what: Signalled) -> None:
@@ -248,7 +249,7 @@ class OciRuntime:
         if state is not None:
             await self._forget(handler, order)
         await self._cgroups.remove(order.cgroup)
-        self._oom_base.pop(order.container_id, None)
+        self._oom.forget(order)
         self._execs.remove_files(order)
         self._monitor.forget(order)
         _remove_files(order.bundle, _OURS)

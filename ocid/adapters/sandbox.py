@@ -114,6 +114,7 @@ class PodSandboxes:
         """
         if order.shared_pid:
             await self._pause.end(order)
+        await self._cgroups.stop_made(Path(order.run_dir, "cgroups-made"))
         await trio.to_thread.run_sync(self._release, order)
 
     def _release(self, order: SandboxOrder) -> None:

@@ -114,7 +114,7 @@ async def cgroup_parent(nothing_leaks: None) -> AsyncIterator[str]:
     """A parent cgroup of the test's own. It may stay, but empty: what is in it was leaked, and is killed."""
     name = f"/{CGROUP_PREFIX}{next(_numbers)}"
     yield name
-    cgroups = Cgroups()
+    cgroups = Cgroups("cgroupfs")
     leaked = _subdirectories(cgroups.directories(name))
     cgroups.kill(name)
     await cgroups.remove(name)
@@ -145,7 +145,7 @@ def handler(request: pytest.FixtureRequest, crun_refusal: str) -> str:
 
 @pytest.fixture
 async def world(run_dir: Path, cgroup_parent: str, rootfs: Path, handler: str) -> World:
-    cgroups = Cgroups()
+    cgroups = Cgroups("cgroupfs")
     handlers = {"runc": HandlerConfig(path="runc"), handler: HandlerConfig(path=handler)}
     runtime = await OciRuntime.open(run_dir, cgroups, handlers)
     return World(

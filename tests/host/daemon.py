@@ -335,7 +335,7 @@ class Kubelet:
         """Run a container to its end and return exit code and output; the container is removed."""
         container_id = self.start(pod_id, *command, **fields)
         status = self.exited(container_id)
-        output = "\n".join(text for _, _, text in log_lines(Path(status.log_path)))
+        output = "".join(text + "\n" * (tag == "F") for _, tag, text in log_lines(Path(status.log_path))).rstrip("\n")
         self.call("RemoveContainer", container_id=container_id)
         Path(status.log_path).unlink()
         return status.exit_code, output

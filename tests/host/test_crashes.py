@@ -36,7 +36,7 @@ from ocid.ports import ContainerOrder
 async def main(run, path, order, start):
     Reaper()
     config = HandlerConfig(path=path)
-    runtime = await OciRuntime.open(Path(run), Cgroups(), {"runc": config, "crun": config})
+    runtime = await OciRuntime.open(Path(run), Cgroups("cgroupfs"), {"runc": config, "crun": config})
     order = msgspec.json.decode(order, type=ContainerOrder)
     print("creating", flush=True)
     await runtime.create(order)
@@ -198,7 +198,7 @@ async def test_another_life_of_the_daemon_deletes_what_the_first_left(world: Wor
     init = await world.runtime.create(order)
     await world.runtime.start(order)
     config = HandlerConfig(path=world.handler)
-    later = await OciRuntime.open(world.run, Cgroups(), {"runc": config, world.handler: config})
+    later = await OciRuntime.open(world.run, Cgroups("cgroupfs"), {"runc": config, world.handler: config})
 
     assert await later.container_ids() == {order.container_id}
     await later.signal(order, init, Signalled(signal=signal.SIGKILL, everyone=False))
@@ -224,6 +224,6 @@ async def test_what_a_killed_runtime_left_mounted_is_removed(world: World) -> No
     await _finish(world.runtime, order, init)
     assert not state.exists()
 
-    await OciRuntime.open(world.run, Cgroups(), {"runc": HandlerConfig(path=world.handler)})
+    await OciRuntime.open(world.run, Cgroups("cgroupfs"), {"runc": HandlerConfig(path=world.handler)})
     assert os.listdir(world.run / "tmp") == []
     assert not (world.run / "runtime/crun.abc").exists()

@@ -483,7 +483,6 @@ def test_concurrent_pulls_are_one(daemon: Daemon, stage: Stage, kubelet: Kubelet
     kubelet.call("RemoveImage", image=pb.ImageSpec(image=name))
 
 
-@pytest.mark.xfail(reason="layers are collected when an image goes, and never when a container does", strict=True)
 def test_layers_go_with_the_last_container_that_needs_them(daemon: Daemon, stage: Stage, kubelet: Kubelet) -> None:
     built = images.image([host.busybox_layer(), images.files(more=os.urandom(1000))])
     name = stage.registry.put("team/short-lived", "v1", built)
