@@ -309,7 +309,7 @@ async def _measure_usage(facade: Facade) -> None:
     while True:
         try:
             await facade.core.host.layers.measure()
-            facade.usage = await facade.core.host.layers.usage()
+            facade.measured = True
         except OcidError as error:
             log.warning("cannot measure the store: %s", error)
         await trio.sleep(USAGE_EVERY_S)
@@ -373,6 +373,7 @@ class Wiring:
         logging.basicConfig(
             level=loaded.config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        logging.getLogger("grpclib").setLevel(logging.WARNING)  # a client that goes away is nothing to report
         try:
             trio.run(serve, loaded)
         except* OcidError as group:

@@ -213,17 +213,25 @@ class Cgroups:
         ]
         if not missing:
             return
-        before = json.loads(made.read_text()) if made.exists() else []
-        made.write_text(json.dumps([*before, *missing]))
+        _add_to_list(made, missing)
         if self.driver is CgroupDriver.SYSTEMD:
             return
         try:
-            for directory in missing:
-                _make(directory, cpuset=directory.startswith(self.hierarchies.get("cpuset", "\0")))
-                if self.version == 2:
-                    _delegate(os.path.dirname(directory))
+            self._make_all(missing)
         except OSError as error:
             raise EffectFailed(f"cgroup parent {parent!r}: {error.strerror} at {error.filename!r}") from error
+
+    def _make_all(self, directories: Sequence[str]) -> None:
+        """Make them; one above that another pod's end removed meanwhile is made again."""
+        for directory in directories:
+            cpuset = directory.startswith(self.hierarchies.get("cpuset", "\0"))
+            try:
+                _make(directory, cpuset=cpuset)
+            except FileNotFoundError:
+                os.makedirs(directory, 0o755, exist_ok=True)
+                _make(directory, cpuset=cpuset)
+            if self.version == 2:
+                _delegate(os.path.dirname(directory))
 
     async def stop_made(self, made: Path) -> None:
         """Stop the slices that *made* lists, as far as they are empty. Nobody else does: they would stay for ever."""
@@ -237,17 +245,28 @@ class Cgroups:
 
     def remove_made(self, made: Path) -> None:
         """Remove the parent cgroups that *made* lists, as far as they are empty: another pod may use them too."""
-        if not made.exists():
-            return
-        for directory in reversed(json.loads(made.read_text())):
+        for directory in reversed(_listed_in(made)):
             with suppress(OSError):
                 os.rmdir(directory)
 
 
 def _listed_in(made: Path) -> list[str]:
-    """Return the directories in the list *made* that are there."""
-    listed = json.loads(made.read_text()) if made.exists() else []
-    return [directory for directory in listed if os.path.isdir(directory)]
+    """Return the directories in the list *made* that are there; of one that was never written whole, none is."""
+    return [directory for directory in _read_list(made) if os.path.isdir(directory)]
+
+
+def _read_list(made: Path) -> list[str]:
+    try:
+        return [str(directory) for directory in json.loads(made.read_text())]
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def _add_to_list(made: Path, directories: Sequence[str]) -> None:
+    """Write the list anew before anything on it is made; a death in the middle leaves the old one."""
+    new = made.with_name(f"{made.name}.new")
+    new.write_text(json.dumps([*_read_list(made), *directories]))
+    new.replace(made)
 
 
 def _ancestors(inner: str) -> Iterator[str]:

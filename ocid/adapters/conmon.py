@@ -25,7 +25,7 @@ from ocid.adapters.command import Child, spawn, tool_environment
 from ocid.errors import EffectFailed, InvalidRequest, Unavailable, WrongState, tail
 from ocid.ports import ContainerOrder, Process
 
-CREATE_S: Final = 120.0  # an OCI runtime that takes longer to create hangs in a hook or in the kernel
+CREATE_S: Final = 60.0  # an OCI runtime that takes longer to create hangs in a hook or in the kernel
 SETTLE_S = 2.0  # how long a create that nobody waits for any more may still take before it is killed
 REOPEN_S: Final = 5.0
 EXIT_FILE_S: Final = 3.0  # from init's end until conmon has drained its pipes, written the file and left

@@ -207,7 +207,7 @@ class LayerStore:
 
     # --- what it takes -----------------------------------------------------------------------------------------------
 
-    async def usage(self) -> StoreUsage:
+    def usage(self) -> StoreUsage:
         """Return what images and containers take, from memory; of containers as last measured by ``measure``."""
         return StoreUsage(
             at_ns=self._now_ns(),

@@ -198,7 +198,8 @@ class Table:
         except FileNotFoundError as error:
             raise Unsupported(f"no {self._nft!r} on this host: install nftables, or configure a CNI network") from error
         if done.returncode != 0:
-            raise EffectFailed(f"writing table {self.name}: nft says {tail(done.stderr)!r}")
+            said = tail(done.stderr) or f"nothing, and ends with {done.returncode}"
+            raise EffectFailed(f"writing table {self.name}: nft says {said!r}")
         return bytes(done.stdout)
 
 

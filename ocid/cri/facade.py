@@ -23,7 +23,7 @@ from ocid.errors import InvalidRequest, NotFound, Unavailable
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
 from ocid.ids import ImageId
-from ocid.ports import HandlerFeatures, StoreUsage
+from ocid.ports import HandlerFeatures
 from ocid.projections.view import View
 
 PEERS_MAX = 4096  # processes remembered by pid and start time, so that each is recorded once
@@ -38,7 +38,7 @@ class Facade:
     warnings: tuple[str, ...] = ()  # of the start: shown by Status
     open: bool = False  # recovery has finished
     subscribers: Subscribers = field(default_factory=Subscribers)
-    usage: StoreUsage | None = None  # refreshed in the background
+    measured: bool = False  # the writable layers have been, once at least
     pod_items: Items[Pod, PodConfig] = field(
         default_factory=lambda: Items(pb.ListPodSandboxResponse, "items", present.pod_item)
     )

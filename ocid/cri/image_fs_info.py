@@ -8,14 +8,14 @@ from ocid.errors import Unavailable
 
 
 def image_fs_info(facade: Facade, request: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
-    """Answer from the last measurement, which is made in the background.
+    """Answer from memory; what writable layers take is as of the last measurement, made in the background.
 
     Raises:
         Unavailable: none was finished since the daemon started.
     """
-    usage = facade.usage
-    if usage is None:
+    if not facade.measured:
         raise Unavailable("the store is being measured for the first time; try again in a moment")
+    usage = facade.core.host.layers.usage()
     return pb.ImageFsInfoResponse(
         image_filesystems=[_usage(usage.at_ns, usage.image_path, usage.image_bytes, usage.image_inodes)],
         container_filesystems=[

@@ -111,7 +111,7 @@ class Layers(Protocol):
     def read_in_root(self, order: ContainerOrder, path: str, limit: int) -> bytes:
         """Read at most *limit* bytes of a file inside the mounted root, never outside; b"" when there is none."""
 
-    async def usage(self) -> StoreUsage:
+    def usage(self) -> StoreUsage:
         """Return the bytes and inodes that images and containers take. CRI ImageFsInfo; answers from memory."""
 
     async def measure(self) -> None:

@@ -369,9 +369,7 @@ pathlib.Path.write_text = pathlib.Path.write_bytes = dies_writing
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            "cgroups-made", marks=pytest.mark.xfail(reason="Cgroups reads an empty list of its own", strict=True)
-        ),
+        "cgroups-made",
         "resolv.conf",
         "monitor.json",
     ],

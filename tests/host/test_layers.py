@@ -295,7 +295,7 @@ async def test_a_tree_of_any_depth_is_removed(root: Path, store: LayerStore) -> 
 
 
 async def test_usage(root: Path, store: LayerStore) -> None:
-    empty = await store.usage()
+    empty = store.usage()
     assert (empty.image_bytes, empty.container_bytes) == (0, 0)
     assert empty.image_path == str(root)
     layer, blob = images.layer(archive(member("f", bytes(100_000)), directory("d")))
@@ -306,10 +306,10 @@ async def test_usage(root: Path, store: LayerStore) -> None:
     (mounted / "written").write_bytes(os.urandom(200_000))
     os.sync()
     await store.measure()
-    usage = await store.usage()
+    usage = store.usage()
     assert (usage.image_bytes, usage.image_inodes) == (size.size_bytes, size.inodes)
     assert 200_000 < usage.container_bytes < 300_000
     await store.remove_writable(order)
     await store.measure()
-    assert (await store.usage()).container_bytes == 0
-    assert (await LayerStore(root, Unpacker()).usage()).image_bytes == size.size_bytes
+    assert store.usage().container_bytes == 0
+    assert LayerStore(root, Unpacker()).usage().image_bytes == size.size_bytes
