@@ -138,7 +138,7 @@ class Loop:
     """An asyncio loop in a thread of its own."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = asyncio.SelectorEventLoop()  # not the default one, which trio_asyncio replaces
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
