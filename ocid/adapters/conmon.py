@@ -108,9 +108,16 @@ class Monitor:
         if unread is not None:
             os.close(unread)
 
+    def listens(self, order: ContainerOrder) -> bool:
+        """Say whether a create that was cancelled can still tell this process what came of it."""
+        return order.container_id in self._unread
+
     async def settle(self, order: ContainerOrder) -> None:
         """Give a create that is in flight ``SETTLE_S`` to come to its end. It may be a dead daemon's."""
+        reader = self._unread.get(order.container_id)
         with trio.move_on_after(SETTLE_S):
+            if reader is not None:
+                await trio.lowlevel.wait_readable(reader)  # until it tells us, who still listen
             while not _is_created(order):
                 found = processes.find_by_argument(order.bundle)
                 if all(processes.name_of(one.pid) in ("conmon", None) for one in found):

@@ -43,7 +43,8 @@ from ocid.ports import (
 
 KILL_S: Final = 10.0  # a process that outlives SIGKILL this long hangs in the kernel
 _OURS: Final = (  # files in a bundle
-    ["init.pid", "monitor.json", "monitor.err", "runtime.log", "attach", "ctl", "winsz", "oom", "exit", "log", "begun"]
+    *("init.pid", "monitor.json", "monitor.err", "runtime.log", "attach", "ctl", "winsz", "oom", "exit", "log"),
+    *("begun", "made"),
 )
 
 
@@ -146,14 +147,16 @@ class OciRuntime:
         if _was_begun(order) or handler.state_directory(order.container_id).exists():
             found = await self._created(handler, order)
             if found is not None:
+                _mark(order, "made")
                 self._monitor.forget_create(order)
                 return found
             await self._remove_all(order, monitor_s=0)
         systemd = self._cgroups.driver is CgroupDriver.SYSTEMD
         log = Path(order.bundle, "runtime.log")
-        _begin(order)
+        _mark(order, "begun")
         try:
             pid = await self._monitor.create(order, handler.words(log), systemd_cgroup=systemd)
+            _mark(order, "made")
             self._oom.made(order)
             state = await handler.init(order.container_id, log)
         except EffectFailed:
@@ -169,6 +172,8 @@ class OciRuntime:
         monitor = self._monitor.find(order)
         if state is None or state.process is None or monitor is None or not (bundle / "init.pid").exists():
             return None
+        if not (bundle / "made").exists() and not self._monitor.listens(order):
+            return None  # its monitor has yet to find that the daemon it would tell is dead, and dies of that
         return state.process if processes.alive(state.process) and processes.alive(monitor) else None
 
     async def start(self, order: ContainerOrder) -> None:
@@ -341,10 +346,10 @@ def _write_bundle(bundle: Path, content: bytes) -> None:
         raise EffectFailed(f"bundle {str(bundle)!r}: {error.strerror}") from error
 
 
-def _begin(order: ContainerOrder) -> None:
-    """Leave a mark before the monitor is run: a later life then looks for one that was never written down."""
+def _mark(order: ContainerOrder, name: str) -> None:
+    """Leave a mark for a later life: "begun" before the monitor is run, "made" when it has told of its success."""
     try:
-        Path(order.bundle, "begun").touch(mode=0o600)
+        Path(order.bundle, name).touch(mode=0o600)
     except OSError as error:
         raise EffectFailed(f"bundle {order.bundle!r}: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from ocid.adapters import linux, mounts
 from ocid.adapters import process as processes
@@ -144,7 +145,8 @@ def handler(request: pytest.FixtureRequest, crun_refusal: str) -> str:
 
 
 @pytest.fixture
-async def world(run_dir: Path, cgroup_parent: str, rootfs: Path, handler: str) -> World:
+async def world(run_dir: Path, cgroup_parent: str, rootfs: Path, handler: str, nursery: trio.Nursery) -> World:
+    nursery.start_soon(processes.Reaper().serve)  # as in the daemon: a failed exec's zombie keeps a PID namespace
     cgroups = Cgroups("cgroupfs")
     handlers = {"runc": HandlerConfig(path="runc"), handler: HandlerConfig(path=handler)}
     runtime = await OciRuntime.open(run_dir, cgroups, handlers)
