@@ -355,7 +355,8 @@ async def measure(args: argparse.Namespace) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)  # type: ignore[union-attr]
     scratch = Path(tempfile.mkdtemp(prefix="cri-benchmark-"))
     results = Results()
-    nodes = [Kubelet(name, path, handler_of(args, name), scratch) for name, path in args.sockets.items()]
+    sockets = args.sockets.items()
+    nodes = [Kubelet(name, path, handler_of(args, name), scratch, args.seccomp) for name, path in sockets]
     had: dict[tuple[str, str], bool] = {}
     bench = Benchmark(args, nodes, results)
     versions = {}
@@ -453,6 +454,12 @@ def arguments() -> argparse.Namespace:
     add("--pull", type=words, default=[], metavar="REF,…", help="images whose pull is measured (default none)")
     add("--many", type=counts, default=[30], metavar="N,…", help="how many pods a list is measured with (default 30)")
     add("--handler", action="append", default=[], metavar="[NAME=]HANDLER", help="runtime handler, of all or of one")
+    add(
+        "--seccomp",
+        choices=("Unconfined", "RuntimeDefault"),
+        default="Unconfined",
+        help="what pods ask for; Unconfined is what a kubelet sends unless its seccompDefault is set",
+    )
     add("--restart-cmd", action="append", type=pair, default=[], metavar="NAME=COMMAND", help="how to start it again")
     add("--baseline", default="", metavar="NAME", help="the socket that ratios refer to (default: the last one)")
     add("-o", "--output", choices=("table", "json"), default="table")

@@ -65,12 +65,14 @@ DOWN = ("StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox"
 class Kubelet:
     """A client of one runtime. Calls are serial per pod; pods run side by side when the caller wants it."""
 
-    def __init__(self, name: str, path: str, handler: str, scratch: Path) -> None:
+    def __init__(self, name: str, path: str, handler: str, scratch: Path, seccomp: str) -> None:
         self.name, self.path, self.handler = name, path, handler
         self.scratch = scratch / name
         self.scratch.mkdir(parents=True)
         self.image = api.ImageSpec()
         self.systemd = False
+        profiles = {"Unconfined": api.SecurityProfile.Unconfined, "RuntimeDefault": api.SecurityProfile.RuntimeDefault}
+        self.seccomp = api.SecurityProfile(profile_type=profiles[seccomp])
         self._serial = 0
         self.connect()
 
@@ -254,7 +256,7 @@ class Kubelet:
                 cgroup_parent=parent,
                 security_context=api.LinuxSandboxSecurityContext(
                     namespace_options=api.NamespaceOption(pid=api.CONTAINER),
-                    seccomp=api.SecurityProfile(profile_type=api.SecurityProfile.RuntimeDefault),
+                    seccomp=self.seccomp,
                 ),
                 overhead=api.LinuxContainerResources(),
                 resources=api.LinuxContainerResources(cpu_period=100_000, cpu_shares=2),
@@ -293,7 +295,7 @@ class Kubelet:
                     run_as_user=api.Int64Value(value=0),
                     masked_paths=[f"/proc/{name}" for name in MASKED] + ["/sys/firmware"],
                     readonly_paths=[f"/proc/{name}" for name in READONLY],
-                    seccomp=api.SecurityProfile(profile_type=api.SecurityProfile.RuntimeDefault),
+                    seccomp=self.seccomp,
                 ),
             ),
         )

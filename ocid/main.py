@@ -160,6 +160,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             residence.let_go(Path(config.root) / "log")
             gc.collect()
             gc.freeze()  # what a start makes stays; later collections need not look at it
+            gc.set_threshold(10_000, 20, 20)
             log.info("serving on %s", config.socket)
             actors.start_soon(_measure_usage, facade)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
