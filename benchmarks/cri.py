@@ -21,7 +21,7 @@ from pathlib import Path
 
 import memory
 from grpclib.exceptions import GRPCError, StreamTerminatedError
-from kubelet import CONTAINER_RUNNING, DOWN, TOKEN, UP, Kubelet, Pod, sweep_cgroups
+from kubelet import CONTAINER_RUNNING, DOWN, SECCOMP, TOKEN, UP, Kubelet, Pod, sweep_cgroups
 
 OPS = ("memory", "version", "status", "pod", "burst", "exec", "list", "pull", "restart")
 FAILURES = (GRPCError, StreamTerminatedError, ConnectionError, TimeoutError, RuntimeError)
@@ -355,8 +355,7 @@ async def measure(args: argparse.Namespace) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)  # type: ignore[union-attr]
     scratch = Path(tempfile.mkdtemp(prefix="cri-benchmark-"))
     results = Results()
-    sockets = args.sockets.items()
-    nodes = [Kubelet(name, path, handler_of(args, name), scratch, args.seccomp) for name, path in sockets]
+    nodes = [Kubelet(name, path, handler_of(args, name), scratch, args.seccomp) for name, path in args.sockets.items()]
     had: dict[tuple[str, str], bool] = {}
     bench = Benchmark(args, nodes, results)
     versions = {}
@@ -454,12 +453,7 @@ def arguments() -> argparse.Namespace:
     add("--pull", type=words, default=[], metavar="REF,…", help="images whose pull is measured (default none)")
     add("--many", type=counts, default=[30], metavar="N,…", help="how many pods a list is measured with (default 30)")
     add("--handler", action="append", default=[], metavar="[NAME=]HANDLER", help="runtime handler, of all or of one")
-    add(
-        "--seccomp",
-        choices=("Unconfined", "RuntimeDefault"),
-        default="Unconfined",
-        help="what pods ask for; Unconfined is what a kubelet sends unless its seccompDefault is set",
-    )
+    add("--seccomp", choices=SECCOMP, default=SECCOMP[0], help="profile; the first is what kubelets send by default")
     add("--restart-cmd", action="append", type=pair, default=[], metavar="NAME=COMMAND", help="how to start it again")
     add("--baseline", default="", metavar="NAME", help="the socket that ratios refer to (default: the last one)")
     add("-o", "--output", choices=("table", "json"), default="table")

@@ -61,6 +61,8 @@ CONTAINER_RUNNING = api.CONTAINER_RUNNING
 UP = ("RunPodSandbox", "CreateContainer", "StartContainer")
 DOWN = ("StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox")
 
+SECCOMP = ("Unconfined", "RuntimeDefault")
+
 
 class Kubelet:
     """A client of one runtime. Calls are serial per pod; pods run side by side when the caller wants it."""
@@ -71,8 +73,7 @@ class Kubelet:
         self.scratch.mkdir(parents=True)
         self.image = api.ImageSpec()
         self.systemd = False
-        profiles = {"Unconfined": api.SecurityProfile.Unconfined, "RuntimeDefault": api.SecurityProfile.RuntimeDefault}
-        self.seccomp = api.SecurityProfile(profile_type=profiles[seccomp])
+        self.seccomp = api.SecurityProfile(profile_type=api.SecurityProfile.ProfileType.Value(seccomp))
         self._serial = 0
         self.connect()
 
