@@ -26,6 +26,7 @@ from ocid.errors import EffectFailed, InvalidRequest, Unavailable, WrongState, t
 from ocid.ports import ContainerOrder, Process
 
 CREATE_S: Final = 60.0  # an OCI runtime that takes longer to create hangs in a hook or in the kernel
+QUIET_S: Final = 0.2  # without a process of a create whose daemon died, before it counts as over
 SETTLE_S = 2.0  # how long a create that nobody waits for any more may still take before it is killed
 REOPEN_S: Final = 5.0
 EXIT_FILE_S: Final = 3.0  # from init's end until conmon has drained its pipes, written the file and left
@@ -118,9 +119,12 @@ class Monitor:
         with trio.move_on_after(SETTLE_S):
             if reader is not None:
                 await trio.lowlevel.wait_readable(reader)  # until it tells us, who still listen
+            # A dead daemon's child shows only once it has become conmon: one empty look proves nothing.
+            quiet_since, needed_s = trio.current_time(), 0.0 if reader is not None else QUIET_S
             while not _is_created(order):
-                found = processes.find_by_argument(order.bundle)
-                if all(processes.name_of(one.pid) in ("conmon", None) for one in found):
+                if processes.find_by_argument(order.bundle):
+                    quiet_since = trio.current_time()
+                elif trio.current_time() - quiet_since >= needed_s:
                     return
                 await trio.sleep(0.005)
 
@@ -184,7 +188,7 @@ class Monitor:
         Reads all of /proc.
         """
         self.forget_create(order)
-        for _ in range(3):  # conmon, its runtime, and what that forked meanwhile
+        for _ in range(8):  # conmon, its runtime, and what they forked meanwhile
             found = processes.find_by_argument(order.bundle)
             for one in found:
                 await processes.kill_and_wait(one, EXIT_FILE_S)

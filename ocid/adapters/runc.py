@@ -359,8 +359,8 @@ def _was_begun(order: ContainerOrder) -> bool:
 
 
 def _is_half_made(order: ContainerOrder) -> bool:
-    """Say whether a create began, and its last act, the runtime's pid file, did not happen."""
-    return _was_begun(order) and not Path(order.bundle, "init.pid").exists()
+    """Say whether a create began and its monitor never told of success: the runtime may still be at work."""
+    return _was_begun(order) and not Path(order.bundle, "made").exists()
 
 
 def _remove_files(directory: str, names: Iterable[str]) -> None:
