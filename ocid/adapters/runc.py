@@ -24,6 +24,7 @@ from ocid.adapters.conmon import EXIT_FILE_S, Monitor
 from ocid.adapters.execs import Execs
 from ocid.adapters.handlers import Handler, HandlerConfig
 from ocid.adapters.hostfacts import gather_host_facts
+from ocid.adapters.migration import MigrationLock
 from ocid.adapters.oom import OomCounts
 from ocid.adapters.start import release
 from ocid.domain.spec.build import HostFacts
@@ -58,6 +59,7 @@ class OciRuntime:
         self._facts = facts
         self._oom = OomCounts(cgroups)
         self._execs = Execs(cgroups)
+        self._migration = MigrationLock(cgroups.hierarchies)
 
     @classmethod
     async def open(
@@ -153,6 +155,7 @@ class OciRuntime:
             await self._remove_all(order, monitor_s=0)
         systemd = self._cgroups.driver is CgroupDriver.SYSTEMD
         log = Path(order.bundle, "runtime.log")
+        self._migration.warm()
         _mark(order, "begun")
         try:
             pid = await self._monitor.create(order, handler.words(log), systemd_cgroup=systemd)
@@ -301,6 +304,7 @@ class OciRuntime:
             EffectFailed: the command could not be executed.
         """
         handler = self.handler(order.handler)
+        self._migration.warm()
         state = await handler.init(order.container_id, Path(order.bundle, "runtime.log"))
         return await self._execs.run(handler, order, state, exec_id, process, timeout_s, unwanted)
 
