@@ -47,12 +47,15 @@ from ocid.journal.reader import Reader
 from ocid.journal.verify import verify
 from ocid.projections.view import View
 from tests import images
+from tests.host import nodes
 from tests.host.support import build_rootfs
 from tests.registry import Registry, registry
 
 OCID: Final = Path(sys.executable).with_name("ocid")
-START_S: Final = 20.0
-SETTLE_S: Final = 5.0  # for what goes on after an answer: a failed pod takes itself down, layers are collected
+START_S: Final = 20.0 * nodes.SLOW
+SETTLE_S: Final = (
+    5.0 * nodes.SLOW
+)  # for what goes on after an answer: a failed pod takes itself down, layers are collected
 IMAGE: Final = "docker.io/test/busybox:1"
 GONE: Final = (StreamTerminatedError, ProtocolError, OSError)  # the daemon died under a call
 _numbers = itertools.count()
@@ -184,7 +187,7 @@ class Cri:
         """
         future = self.begin(rpc, request, **fields)
         try:
-            return future.result(wait_s)
+            return future.result(wait_s * nodes.SLOW)
         except FutureTimeoutError:
             if future.done():
                 raise
@@ -251,7 +254,7 @@ class Kubelet:
             log_directory=str(self.logs / f"tests_{name}_{uid}"),
             labels={"io.kubernetes.pod.name": name, "io.kubernetes.pod.uid": uid, **fields.pop("labels", {})},
             linux=pb.LinuxPodSandboxConfig(
-                cgroup_parent=linux.pop("cgroup_parent", f"{self.cgroup_parent}/pod{uid}"),
+                cgroup_parent=linux.pop("cgroup_parent", nodes.pod_cgroup(self.cgroup_parent, uid)),
                 security_context=pb.LinuxSandboxSecurityContext(
                     namespace_options=options, privileged=linux.pop("privileged", False)
                 ),
@@ -376,7 +379,7 @@ def log_lines(path: Path) -> list[tuple[str, str, str]]:
 
 def wait_for(holds: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
     """Wait until *holds* returns something true, and return that."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * nodes.SLOW
     while not (found := holds()):
         assert time.monotonic() < deadline, f"waited {timeout_s} s for this: {what}"
         time.sleep(0.02)
@@ -411,7 +414,7 @@ class Daemon:
         self.run = self.directory / "run"
         self.socket = self.directory / "s"
         self.errors = self.directory / "stderr"
-        self.cgroup_parent = f"/{self.bridge}"
+        self.cgroup_parent = nodes.cgroup_parent(self.bridge)
 
     # --- lives ---
 
@@ -488,7 +491,7 @@ class Daemon:
                 "subnets": list(self.subnets),
                 "cni_conf_dir": str(self.directory / "net.d"),
             },
-            "cgroup": {"driver": "cgroupfs", "parent": self.cgroup_parent},
+            "cgroup": {"driver": nodes.DRIVER, "parent": self.cgroup_parent},
             "log": {"map_bytes": 1 << 30},
             'registries."docker.io"': {"mirrors": [self.registry.url]},
             f'registries."{self.registry.host}"': {"plain_http": True},
@@ -603,8 +606,8 @@ class Daemon:
         return [one for one in mounts.targets_below(os.path.realpath(self.directory)) if one not in standing]
 
     def _cgroups(self) -> list[str]:
-        tops = Cgroups("cgroupfs").directories(self.cgroup_parent)
-        tops.append(f"/sys/fs/cgroup/unified{self.cgroup_parent}")
+        inner = nodes.hierarchy_path(self.cgroup_parent)
+        tops = [*Cgroups("cgroupfs").directories(inner), f"/sys/fs/cgroup/unified{inner}"]
         found = []
         for top in dict.fromkeys(tops):
             found += [parent for parent, _, _ in os.walk(top) if parent != top]
@@ -620,7 +623,9 @@ class Daemon:
                 groups = Path("/proc", name, "cgroup").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if int(name) not in (self.pid, os.getpid()) and (ours in words or f":{self.cgroup_parent}/" in groups):
+            if int(name) not in (self.pid, os.getpid()) and (
+                ours in words or f":{nodes.hierarchy_path(self.cgroup_parent)}/" in groups
+            ):
                 found.append(f"{name} {words.replace(bytes(1), b' ').decode(errors='replace')}")
         return found
 
@@ -653,7 +658,7 @@ class Daemon:
             _sh("ip", "link", "delete", link)
         _sh("nft", "delete", "table", "inet", f"ocid_{self.bridge}")
         for _ in range(20):
-            if not any(_remove_cgroup(root, self.cgroup_parent) for root in _hierarchies()):
+            if not any(_remove_cgroup(root, nodes.hierarchy_path(self.cgroup_parent)) for root in _hierarchies()):
                 break
             time.sleep(0.05)
         shutil.rmtree(self.directory)

@@ -17,6 +17,7 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import node as node_events
 from tests import images
 from tests.host import daemon as host
+from tests.host import nodes
 from tests.host.daemon import IMAGE, Cri, Daemon, Kubelet, Stage, log_lines, refused, wait_for
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
@@ -34,7 +35,8 @@ def test_the_node_presents_itself(daemon: Daemon, kubelet: Kubelet) -> None:
     assert {one.type: one.status for one in status.status.conditions} == {"RuntimeReady": True, "NetworkReady": True}
     assert {"", "runc"} <= {one.name for one in status.runtime_handlers}
     assert json.loads(status.info["config"])["network"]["bridge"] == daemon.bridge
-    assert kubelet.call("RuntimeConfig").linux.cgroup_driver == pb.CGROUPFS
+    driver = pb.SYSTEMD if nodes.DRIVER == "systemd" else pb.CGROUPFS
+    assert kubelet.call("RuntimeConfig").linux.cgroup_driver == driver
 
 
 def test_images_by_tag_digest_and_id(daemon: Daemon, stage: Stage, kubelet: Kubelet) -> None:

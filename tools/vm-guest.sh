@@ -1,0 +1,18 @@
+#!/bin/bash
+# What tools/vm.sh has the virtual machine do: say what it is, run the host tests under each cgroup driver, tell the result.
+cd /opt/ocid || exit 1
+. .vm/settings
+mapfile -t arguments < <(xargs -n 1 printf '%s\n' <.vm/arguments)
+[ ${#arguments[@]} -gt 0 ] || arguments=(tests/host)
+
+echo "Linux $(uname -r), systemd $(systemctl --version | awk 'NR == 1 { print $2 }'), cgroups: $(stat -fc %T /sys/fs/cgroup), AppArmor profiles: $(wc -l </sys/kernel/security/apparmor/profiles)"
+ip link set lo up
+modprobe -a overlay bridge veth nf_tables br_netfilter 2>/dev/null
+export PATH=$PATH:/usr/sbin:/sbin PYTHONPYCACHEPREFIX=/opt/ocid/.venv/cache/python HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
+failed=0
+for driver in $drivers; do
+    echo "--- cgroup driver: $driver"
+    OCID_TEST_CGROUP_DRIVER=$driver OCID_TEST_SLOW=10 .venv/bin/python -m pytest -p no:cacheprovider --color=no "${arguments[@]}" || failed=$?
+done
+echo "@@ocid-vm-exit $failed"
+sync
