@@ -3,7 +3,6 @@
 cd /opt/ocid || exit 1
 . .vm/settings
 mapfile -t arguments < <(xargs -n 1 printf '%s\n' <.vm/arguments)
-[ ${#arguments[@]} -gt 0 ] || arguments=(tests/host)
 
 echo "Linux $(uname -r), systemd $(systemctl --version | awk 'NR == 1 { print $2 }'), cgroups: $(stat -fc %T /sys/fs/cgroup), AppArmor profiles: $(wc -l </sys/kernel/security/apparmor/profiles)"
 ip link set lo up

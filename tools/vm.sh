@@ -91,6 +91,7 @@ cache=build/vm/$key
 [ -e "$cache/disk" ] || make_disk
 
 work=$(mktemp -d)
+[ $# -gt 0 ] || set -- tests/host
 printf '%q\n' "$@" >"$work/arguments"
 printf 'drivers=%q\n' "${OCID_VM_DRIVERS:-systemd cgroupfs}" >"$work/settings"
 sources | xargs -0 tar -c -f "$work/tree.tar"

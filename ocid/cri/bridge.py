@@ -14,11 +14,13 @@ from typing import Any, Protocol
 import grpclib.const
 import trio_asyncio
 from google.protobuf.message import Message
+from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.server import Stream
 
 from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
+from ocid.cri.inline import Answer
 from ocid.cri.peers import identify
 from ocid.cri.status import to_grpc
 from ocid.errors import OcidError
@@ -40,17 +42,32 @@ def reading(facade: Facade, name: str, handle: Read) -> Rpc:
     """Serve an RPC that only reads memory."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        request = await stream.recv_message()
-        try:
-            facade.require_open()
-            response = handle(facade, request)
-        except OcidError as error:
-            raise to_grpc(error) from None
-        except Exception as bug:
-            raise _internal(name, bug) from bug
-        await stream.send_message(response)
+        await stream.send_message(_read(facade, name, handle, await stream.recv_message()))
 
     return rpc
+
+
+def answering(facade: Facade, name: str, handle: Read, codec: CodecBase, method: grpclib.const.Handler) -> Answer:
+    """Answer the same RPC from bytes to bytes."""
+
+    def answer(request: bytes) -> bytes:
+        response = _read(facade, name, handle, codec.decode(request, method.request_type))
+        try:
+            return codec.encode(response, method.reply_type)
+        except Exception as bug:
+            raise _internal(name, bug) from bug
+
+    return answer
+
+
+def _read(facade: Facade, name: str, handle: Read, request: Any) -> Message | Encoded:
+    try:
+        facade.require_open()
+        return handle(facade, request)
+    except OcidError as error:
+        raise to_grpc(error) from None
+    except Exception as bug:
+        raise _internal(name, bug) from bug
 
 
 def changing(facade: Facade, name: str, handle: Change) -> Rpc:
@@ -134,5 +151,3 @@ async def _refused(facade: Facade, name: str, connection: Any, error: OcidError)
 def _internal(name: str, bug: Exception) -> GRPCError:
     log.error("%s failed in a way nobody foresaw", name, exc_info=bug)
     return GRPCError(grpclib.const.Status.INTERNAL, f"{name}: {type(bug).__name__}: {bug}; this is a bug of ocid")
-
-

@@ -15,7 +15,6 @@ import trio
 import trio_asyncio
 from grpclib.config import Configuration
 from grpclib.const import Handler
-from grpclib.server import Server
 
 from ocid.cri import bridge
 from ocid.cri.container_create import create_container
@@ -33,6 +32,7 @@ from ocid.cri.image_fs_info import image_fs_info
 from ocid.cri.image_list import image_status, list_images
 from ocid.cri.image_pull import pull_image
 from ocid.cri.image_remove import remove_image
+from ocid.cri.inline import Answer, InlineServer
 from ocid.cri.runtime_config import runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
 from ocid.cri.sandbox_remove import remove_pod_sandbox
@@ -46,6 +46,7 @@ from ocid.errors import AlreadyExists
 
 SOCKET_MODE = 0o660
 BACKLOG = 128
+CODEC = Codec()
 WINDOW_BYTES = 4 << 20  # of HTTP/2 flow control: a list of many containers goes out in one piece
 
 READS: Mapping[str, bridge.Read] = {
@@ -111,6 +112,17 @@ def services(facade: Facade) -> list[_Service]:
     return [_Service(facade, api_grpc.RuntimeServiceBase), _Service(facade, api_grpc.ImageServiceBase)]
 
 
+def answers(facade: Facade) -> dict[str, Answer]:
+    """Return what answers the RPCs that only read, by path."""
+    methods = {**_mapping_of(api_grpc.RuntimeServiceBase), **_mapping_of(api_grpc.ImageServiceBase)}
+    found = {}
+    for path, method in methods.items():
+        name = path.rpartition("/")[2]
+        if name in READS:
+            found[path] = bridge.answering(facade, name, READS[name], CODEC, method)
+    return found
+
+
 def configuration() -> Configuration:
     """Return grpclib's settings: windows large enough for the largest lists."""
     return Configuration(http2_connection_window_size=WINDOW_BYTES, http2_stream_window_size=WINDOW_BYTES)
@@ -156,7 +168,7 @@ async def serve(
     facade: Facade, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the CRI until cancelled. Runs under an open asyncio loop; the caller's tasks are Trio's."""
-    server = Server(services(facade), codec=Codec(), config=configuration())
+    server = InlineServer(services(facade), answers(facade), codec=CODEC, config=configuration())
     await trio_asyncio.aio_as_trio(server.start)(sock=listener)
     try:
         task_status.started()
@@ -165,5 +177,3 @@ async def serve(
         server.close()
         with trio.move_on_after(2, shield=True), contextlib.suppress(Exception):
             await trio_asyncio.aio_as_trio(server.wait_closed)()
-
-
