@@ -44,7 +44,10 @@ class Supervisor:
             try:
                 if crashes:
                     await actor.rebuild()
-                await actor.run()
+                if crashes and not actor.version:  # nothing came of what it was made for, and nobody waits for more
+                    actor.end()
+                else:
+                    await actor.run()
             except Exception as crash:  # the supervisor is the one place that takes all; Cancelled is not among them
                 error = describe(crash)
                 log.exception("actor %s crashed", actor.stream, exc_info=crash)

@@ -20,7 +20,7 @@ from grpclib.server import Stream
 from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.peers import identify
-from ocid.cri.status import to_grpc
+from ocid.cri.status import shortened, to_grpc
 from ocid.errors import OcidError
 from ocid.events import node
 from ocid.events.envelope import Context
@@ -133,6 +133,5 @@ async def _refused(facade: Facade, name: str, connection: Any, error: OcidError)
 
 def _internal(name: str, bug: Exception) -> GRPCError:
     log.error("%s failed in a way nobody foresaw", name, exc_info=bug)
-    return GRPCError(grpclib.const.Status.INTERNAL, f"{name}: {type(bug).__name__}: {bug}; this is a bug of ocid")
-
-
+    message = shortened(f"{name}: {type(bug).__name__}: {bug}")
+    return GRPCError(grpclib.const.Status.INTERNAL, f"{message}; this is a bug of ocid")

@@ -6,6 +6,7 @@ tests nothing else. What stands for the id of something that exists is a marker,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
+from ocid.cri import server
 from ocid.cri.stubs import api_pb2 as pb
 from tests.cri.daemon import IMAGE, container_config, pod_config
 
@@ -24,7 +26,9 @@ DEPTH_MAX: Final = 5
 MANY: Final = 5000  # entries of a list that is too long
 
 METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
-    method for service in ("RuntimeService", "ImageService") for method in pb.DESCRIPTOR.services_by_name[service].methods
+    method
+    for service in ("RuntimeService", "ImageService")
+    for method in pb.DESCRIPTOR.services_by_name[service].methods
 )
 
 POD_IDS: Final = ("@pod", "@new-pod", "@pod-short", "@pod-longer")
@@ -47,12 +51,38 @@ NUMBERS: Final = (
 )  # fmt: skip
 CAPABILITIES: Final = ("NET_ADMIN", "CAP_SYS_ADMIN", "all", "ALL", "cap_chown", "FLY", "")
 PAGE_SIZES: Final = ("2MB", "1GB", "64KB", "2M", "huge")
-UNIFIED: Final = ("memory.high", "memory.max", "cpu.weight", "../x", "memory", "cgroup.procs", "memory.high/x", "a.b\nc")
-SYSCTLS: Final = ("net.core.somaxconn", "net/ipv4/ip_forward", "kernel.shmmax", "kernel.pid_max", "net..x", "fs.mqueue.a")
-CGROUPS: Final = ("/kubepods/podx", "kubepods-podx.slice", "/../x", "a.slice", "/", ".slice", "a--b.slice", "/a.slice/b")
+UNIFIED: Final = (
+    "memory.high",
+    "memory.max",
+    "cpu.weight",
+    "../x",
+    "memory",
+    "cgroup.procs",
+    "memory.high/x",
+    "a.b\nc",
+)
+SYSCTLS: Final = (
+    "net.core.somaxconn",
+    "net/ipv4/ip_forward",
+    "kernel.shmmax",
+    "kernel.pid_max",
+    "net..x",
+    "fs.mqueue.a",
+)
+CGROUPS: Final = (
+    "/kubepods/podx",
+    "kubepods-podx.slice",
+    "/../x",
+    "a.slice",
+    "/",
+    ".slice",
+    "a--b.slice",
+    "/a.slice/b",
+)
 HOSTS: Final = ("127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0", "localhost", "256.1.1.1", "::", "0.0.0.0")
 PROFILES: Final = ("runtime/default", "unconfined", "localhost/x", "localhost/", "/var/lib/kubelet/seccomp/x.json")
 CPUS: Final = ("0", "0-1", "0,1-2", "a", "1-0", "-", "99999999999")
+MAKERS: Final = ("RunPodSandbox", "CreateContainer")
 HANDLERS: Final = ("", "runc", "missing")
 
 # What a field means, by its own name or by that of the message and the field.
@@ -87,6 +117,7 @@ class Request:
     message: Message
 
 
+@functools.cache
 def requests(method: MethodDescriptor) -> st.SearchStrategy[Request]:
     """Requests of one method: mostly good ones that are spoilt, some that are good, some that are noise."""
     spoilt, noise = _spoilt(method), _noise(method.input_type, DEPTH_MAX)
@@ -94,9 +125,11 @@ def requests(method: MethodDescriptor) -> st.SearchStrategy[Request]:
 
 
 def sequences(length: int) -> st.SearchStrategy[list[Request]]:
-    """What a client sends one after the other; those that make something come more often."""
-    makers = [one for one in METHODS if one.name in ("RunPodSandbox", "CreateContainer", "PullImage")]
-    return st.lists(st.sampled_from([*METHODS, *makers * 4]).flatmap(requests), min_size=1, max_size=length)
+    """What a client sends one after the other; those that make something come more often, those not served rarely."""
+    served = [one for one in METHODS if one.name in {*server.READS, *server.CHANGES, *server.FOLLOWS}]
+    makers = [one for one in METHODS if one.name in MAKERS]
+    method = st.sampled_from([*METHODS, *served * 3, *makers * 9])
+    return st.lists(method.flatmap(requests), min_size=length // 2, max_size=length)
 
 
 def good(method: MethodDescriptor) -> Message:
@@ -191,8 +224,13 @@ def _set(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> N
         setattr(message, field.name, draw(_scalar(field, field)))
 
 
+@functools.cache
+def _noise(descriptor: Descriptor, depth: int) -> st.SearchStrategy[Message]:
+    return _noisy(descriptor, depth)
+
+
 @st.composite
-def _noise(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> Message:
+def _noisy(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> Message:
     """Any message of a type, a few of its fields set."""
     message = GetMessageClass(descriptor)()
     if depth > 0 and descriptor.fields:
@@ -201,6 +239,7 @@ def _noise(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> Message:
     return message
 
 
+@functools.cache
 def _scalar(field: FieldDescriptor, meant: FieldDescriptor) -> st.SearchStrategy[Any]:
     """Values of one field: mostly such as it is *meant* for, in a map of the map's field."""
     match field.cpp_type:
