@@ -20,6 +20,7 @@ from grpclib.server import Stream
 from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.peers import identify
+from ocid.cri.receiving import receive
 from ocid.cri.status import shortened, to_grpc
 from ocid.errors import OcidError
 from ocid.events import node
@@ -40,7 +41,7 @@ def reading(facade: Facade, name: str, handle: Read) -> Rpc:
     """Serve an RPC that only reads memory."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        request = await stream.recv_message()
+        request = await receive(stream)
         try:
             facade.require_open()
             response = handle(facade, request)
@@ -57,7 +58,7 @@ def changing(facade: Facade, name: str, handle: Change) -> Rpc:
     """Serve an RPC that changes something: who asks is in the log before anything is done."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        request = await stream.recv_message()
+        request = await receive(stream)
         connection = stream.peer._transport  # grpclib has no public way to the socket
 
         async def run() -> Message | OcidError | Exception:
@@ -87,7 +88,7 @@ def following(facade: Facade, name: str, handle: Follow) -> Rpc:
     """Serve an RPC that streams until the client goes away."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        request = await stream.recv_message()
+        request = await receive(stream)
 
         async def send_all(responses: AsyncGenerator[Message, None]) -> None:
             async with contextlib.aclosing(responses):
@@ -113,7 +114,7 @@ def unimplemented(name: str) -> Rpc:
     """Answer an RPC that this build does not have. The kubelet falls back where it can."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        await stream.recv_message()
+        await receive(stream)
         raise GRPCError(grpclib.const.Status.UNIMPLEMENTED, f"{name} is not implemented")
 
     return rpc

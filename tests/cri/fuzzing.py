@@ -7,7 +7,7 @@ tests nothing else. What stands for the id of something that exists is a marker,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,8 @@ METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
 POD_IDS: Final = ("@pod", "@new-pod", "@pod-short", "@pod-longer")
 CONTAINER_IDS: Final = ("@running", "@created", "@exited", "@new-container", "@running-short", "@running-longer")
 IMAGES: Final = (
-    IMAGE, "@image", "@image-short", "registry.test/other:2", "registry.test/missing:1", "busybox", "sha256:" + "0" * 64,
+    IMAGE, "@image", "@image-short", "registry.test/other:2", "registry.test/missing:1", "busybox",
+    "sha256:" + "0" * 64,
     "registry.test/app@sha256:" + "a" * 64, "UPPER/case", "a:b:c", "http://x/y", "registry.test/" + "p/" * 300 + "x",
     "registry.test:99999/app", "@sha256:", ":", "-", "registry.test/app:" + "t" * 129,
 )  # fmt: skip
@@ -43,11 +44,13 @@ PATHS: Final = (
     "/sys/fs/cgroup", "/missing/x", "/x" * 3000, "/" + "x" * 4000, "/é/☃", "/a b", "/trailing/", "/.", "/a\0b",
 )  # fmt: skip
 TEXTS: Final = (
-    "", "a", "web", "0", "-1", "a/b", "a=b", "\0", "a\0b", "\n", "\x7f\x1b[31m", "é☃\U0001f600", "%s%n{}$(x)`y`", '"}', "'",
-    "x" * 64, "x" * 65, "x" * 254, "x" * 1000, "x" * 1100, "☃" * 400, "x" * 70_000, "{{.}}", "../..", "NaN", "null",
+    "", "a", "web", "0", "-1", "a/b", "a=b", "\0", "a\0b", "\n", "\x7f\x1b[31m", "é☃\U0001f600", "%s%n{}$(x)`y`", '"}',
+    "'", "x" * 64, "x" * 65, "x" * 254, "x" * 1000, "x" * 1100, "☃" * 400, "x" * 70_000, "{{.}}", "../..", "NaN",
+    "null",
 )  # fmt: skip
 NUMBERS: Final = (
-    0, 1, -1, 2, 80, 100, 1000, 1024, 65535, 65536, 100_000, 2**31 - 1, -(2**31), 2**32 - 1, 2**32, 2**63 - 1, -(2**63), 2**64 - 1,
+    0, 1, -1, 2, 80, 100, 1000, 1024, 65535, 65536, 100_000, 2**31 - 1, -(2**31), 2**32 - 1, 2**32,
+    2**63 - 1, -(2**63), 2**64 - 1,
 )  # fmt: skip
 CAPABILITIES: Final = ("NET_ADMIN", "CAP_SYS_ADMIN", "all", "ALL", "cap_chown", "FLY", "")
 PAGE_SIZES: Final = ("2MB", "1GB", "64KB", "2M", "huge")
@@ -82,6 +85,7 @@ CGROUPS: Final = (
 HOSTS: Final = ("127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0", "localhost", "256.1.1.1", "::", "0.0.0.0")
 PROFILES: Final = ("runtime/default", "unconfined", "localhost/x", "localhost/", "/var/lib/kubelet/seccomp/x.json")
 CPUS: Final = ("0", "0-1", "0,1-2", "a", "1-0", "-", "99999999999")
+UNLOOKED_AT: Final = ("windows", "sandbox_config")  # large, and not what a request is about
 MAKERS: Final = ("RunPodSandbox", "CreateContainer")
 HANDLERS: Final = ("", "runc", "missing")
 
@@ -93,7 +97,8 @@ VALUES: Final[Mapping[str, tuple[Any, ...]]] = {
     "PodSandboxFilter.id": POD_IDS,
     "ContainerFilter.id": CONTAINER_IDS,
     "image": IMAGES, "user_specified_image": IMAGES, "image_ref": IMAGES,
-    "host_path": PATHS, "container_path": PATHS, "log_directory": PATHS, "log_path": (*PATHS, "app/1.log"), "working_dir": PATHS,
+    "host_path": PATHS, "container_path": PATHS, "log_directory": PATHS, "log_path": (*PATHS, "app/1.log"),
+    "working_dir": PATHS,
     "masked_paths": PATHS, "readonly_paths": PATHS, "image_sub_path": PATHS, "location": PATHS,
     "add_capabilities": CAPABILITIES, "drop_capabilities": CAPABILITIES, "add_ambient_capabilities": CAPABILITIES,
     "page_size": PAGE_SIZES, "unified": UNIFIED, "sysctls": SYSCTLS, "cgroup_parent": CGROUPS,
@@ -242,23 +247,30 @@ def _noisy(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> Message:
 @functools.cache
 def _scalar(field: FieldDescriptor, meant: FieldDescriptor) -> st.SearchStrategy[Any]:
     """Values of one field: mostly such as it is *meant* for, in a map of the map's field."""
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and field.type != FieldDescriptor.TYPE_BYTES:
+        other = st.text(max_size=8).filter(lambda text: text.partition(":")[0] not in WORDS_OF_PROGRAMS)
+        return st.one_of(st.sampled_from(_values(field, meant)), other)
+    return st.sampled_from(_values(field, meant))
+
+
+def _values(field: FieldDescriptor, meant: FieldDescriptor) -> list[Any]:
+    """Values worth trying, those that a field of that meaning might have first."""
+    known = VALUES.get(meant.name) or VALUES.get(f"{meant.containing_type.name}.{meant.name}", ())
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
-            known = VALUES.get(meant.name) or VALUES.get(f"{meant.containing_type.name}.{meant.name}", ())
-            known = tuple(one for one in known if isinstance(one, str))
-            texts: st.SearchStrategy[str] = st.one_of(st.sampled_from((*known, *known, *TEXTS)), st.text(max_size=8))
-            texts = texts.filter(lambda text: text.partition(":")[0] not in WORDS_OF_PROGRAMS or text in known)
-            return texts.map(str.encode) if field.type == FieldDescriptor.TYPE_BYTES else texts
+            texts = [one for one in (*known, *TEXTS) if isinstance(one, str)]
+            return (
+                [*(one.encode() for one in texts), b"\xff\xfe"] if field.type == FieldDescriptor.TYPE_BYTES else texts
+            )
         case FieldDescriptor.CPPTYPE_ENUM:
-            return st.sampled_from([*field.enum_type.values_by_number, 99, -1])
+            return [*field.enum_type.values_by_number, 99, -1]
         case FieldDescriptor.CPPTYPE_BOOL:
-            return st.booleans()
+            return [True, False]
         case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
-            return st.floats(width=32)
+            return [0.0, -1.0, float("inf"), float("nan")]
         case kind:
             low, high = _BOUNDS[kind]
-            known = tuple(one for one in VALUES.get(meant.name, ()) if isinstance(one, int))
-            return st.sampled_from([one for one in (*known, *known, *NUMBERS) if low <= one <= high])
+            return [one for one in (*known, *NUMBERS) if isinstance(one, int) and low <= one <= high]
 
 
 _BOUNDS: Final = {
@@ -274,18 +286,104 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 
 def _paths(descriptor: Descriptor, before: Path = ()) -> list[Path]:
-    """Every field below a message, by the way to it. Windows' are left out: they are long, and say nothing here."""
+    """Every field below a message, by the way to it."""
     found: list[Path] = []
     for field in descriptor.fields:
         path = (*before, field)
-        if field.message_type is None or _is_map(field):
+        if field.message_type is None or _is_map(field) or field.name in UNLOOKED_AT:
             found.append(path)
-        elif len(path) <= DEPTH_MAX and field.name != "windows":
+        elif len(path) <= DEPTH_MAX:
             found += [path, *_paths(field.message_type, path)]
     return found
 
 
 PATHS_OF: Final = {method.input_type.full_name: _paths(method.input_type) for method in METHODS}
+
+
+# --- sweeping ---------------------------------------------------------------------------------------------------------
+
+
+def sweep(method: MethodDescriptor, values_max: int) -> Iterator[Request]:
+    """Good requests with one field spoilt: every field, by up to *values_max* of the values that are tried.
+
+    Which values are taken when there are more depends on the field, so that over all fields every value has its turn.
+    """
+    yield Request(method, good(method))
+    for number, path in enumerate(PATHS_OF[method.input_type.full_name]):
+        changes = list(_changes(path[-1]))
+        for turn in range(min(values_max, len(changes))):
+            message = good(method)
+            target = _below(message, path)
+            changes[(number * 7 + turn) % len(changes)](target)
+            _rename(message, f"{number}-{turn}")
+            yield Request(method, message)
+
+
+def _changes(field: FieldDescriptor) -> Iterator[Callable[[Any], None]]:
+    """What is done to the message that holds *field*, one thing after the other."""
+    yield lambda target: target.ClearField(field.name)
+    if _is_map(field):
+        key, value = (field.message_type.fields_by_name[one] for one in ("key", "value"))
+        known = VALUES.get(field.name, ("key",))
+        for one in _values(key, field):
+            yield lambda target, one=one: getattr(target, field.name).update({one: "1"})
+        for one in _values(value, value):
+            yield lambda target, one=one: getattr(target, field.name).update({known[0]: one})
+    elif field.message_type is not None and field.is_repeated:
+        for count in (1, MANY):
+            yield lambda target, count=count: [getattr(target, field.name).add() for _ in range(count)]
+    elif field.message_type is not None:
+        yield lambda target: getattr(target, field.name).SetInParent()
+    elif field.is_repeated:
+        values = _values(field, field)
+        for one in values:
+            yield lambda target, one=one: getattr(target, field.name).append(one)
+        yield lambda target: getattr(target, field.name).extend(values[:1] * MANY)
+    else:
+        for one in _values(field, field):
+            yield lambda target, one=one: setattr(target, field.name, one)
+
+
+def _below(message: Any, path: Path) -> Any:
+    """The message that holds the last field of *path*, with enough around it to be looked at."""
+    for field in path[:-1]:
+        if field.is_repeated:
+            items = getattr(message, field.name)
+            message = items[-1] if items else _plausible(items.add())
+        else:
+            message = getattr(message, field.name)
+            message.SetInParent()
+    return message
+
+
+def _plausible(message: Any) -> Any:
+    """A new item of a list, with what its kind must have."""
+    for field in message.DESCRIPTOR.fields:
+        known = PLAUSIBLE.get((message.DESCRIPTOR.name, field.name))
+        if known is not None:
+            setattr(message, field.name, known)
+    return message
+
+
+PLAUSIBLE: Final = {
+    ("Mount", "container_path"): "/data",
+    ("Mount", "host_path"): "/srv",
+    ("Device", "host_path"): "/dev/null",
+    ("KeyValue", "key"): "KEY",
+    ("PortMapping", "container_port"): 80,
+    ("PortMapping", "host_port"): 8080,
+    ("HugepageLimit", "page_size"): "2MB",
+    ("IDMapping", "length"): 65536,
+    ("CDIDevice", "name"): "vendor.com/class=one",
+}
+
+
+def _rename(message: Any, suffix: str) -> None:
+    """Make what a request asks for another thing than what the one before asked for."""
+    if message.DESCRIPTOR.name == "RunPodSandboxRequest" and message.config.metadata.uid == "uid-other":
+        message.config.metadata.uid += suffix
+    elif message.DESCRIPTOR.name == "CreateContainerRequest" and message.config.metadata.name == "another":
+        message.config.metadata.name += suffix
 
 
 # --- markers ----------------------------------------------------------------------------------------------------------

@@ -1,209 +1,94 @@
 """Whatever a client sends, the daemon answers with a status that says whose fault it was, and serves on.
 
 No answer may be UNKNOWN or INTERNAL, but that of PullImage where a registry is at fault; no actor may crash; what the
-requests made must be removable. ``OCID_FUZZ_SECONDS=600`` runs for so long with another seed each time, and tells what
-each request type was answered; without it a fixed handful is tried.
+requests made must be removable. ``OCID_FUZZ_SECONDS=600`` runs for so long, with another seed each time from
+``OCID_FUZZ_SEED`` on, and tells what each request type was answered; without it a fixed handful is tried.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trio
-import trio_asyncio
-from google.protobuf import text_format
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
-from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import node as node_events
+from tests.conftest import FUZZED
 from tests.cri import fuzzing
-from tests.cri.daemon import Daemon, running
+from tests.cri.played import Answers, kind_of, play
 
 SECONDS = float(os.environ.get("OCID_FUZZ_SECONDS", "0"))
 SEED = int(os.environ.get("OCID_FUZZ_SEED", "0"))
 LENGTH = 40 if SECONDS else 20  # requests of one daemon, at most
-EXAMPLES = 40  # daemons of a run in the suite
-PATIENCE_S = 100.0  # of the client, on virtual time
-FOLLOWED_S = 1.0  # how long a stream is read
-SHOWN_MAX = 1500
-FORBIDDEN = (Status.UNKNOWN, Status.INTERNAL)
-OURS = ("crashed", "the record of a", "is a bug")  # what only we can understand
-PULL_PREFIXES = ("RegistryUnavailable: ", "SignatureValidationFailed: ")
-
-Answers = Counter[tuple[str, str]]
+EXAMPLES = 20  # daemons of a run in the suite
+SWEPT = 60  # requests of one daemon
+VALUES = 1000 if SECONDS else 1  # tried of each field when all are swept
 
 
-class Session:
-    """One daemon, what was made on it before, and what it was asked."""
-
-    def __init__(self, daemon: Daemon, answers: Answers) -> None:
-        self.daemon = daemon
-        self.ids: dict[str, str] = {}
-        self.faults: list[str] = []
-        self.answers = answers
-
-    async def prepare(self) -> None:
-        """Have an image, a pod, and a container of each state."""
-        daemon, ids = self.daemon, self.ids
-        built = await daemon.pull()
-        daemon.node.shelf.put("registry.test/other:2", "base", "other")
-        ids["@image"], ids["@image-short"] = built.image_id, built.image_id[7:19]
-        ids["@pod"] = ids["@new-pod"] = await daemon.run_pod()
-        ids["@running"] = ids["@new-container"] = await daemon.run(ids["@pod"])
-        ids["@created"] = await daemon.create(ids["@pod"], "waits")
-        ids["@exited"] = await daemon.run(ids["@pod"], "short", "run:0.01")
-        for name in ("@pod", "@running"):
-            ids[f"{name}-short"], ids[f"{name}-longer"] = ids[name][:12], ids[name] + "0"
-
-    async def send(self, request: fuzzing.Request) -> None:
-        """Send one request and judge its answer."""
-        name, message = request.method.name, fuzzing.resolved(request.message, self.ids)
-        try:
-            reply = await self._call(request.method, message)
-        except GRPCError as error:
-            self.answers[name, error.status.name] += 1
-            if _is_bug(name, error):
-                self.fault(f"{name}: {error.status.name}: {error.message}", message)
-        except StreamTerminatedError as error:
-            self.answers[name, "broken"] += 1
-            self.fault(f"{name}: the stream broke: {error}", message)
-        else:
-            self.answers[name, "OK"] += 1
-            if isinstance(reply, pb.RunPodSandboxResponse):
-                self.ids["@new-pod"] = reply.pod_sandbox_id
-            elif isinstance(reply, pb.CreateContainerResponse):
-                self.ids["@new-container"] = reply.container_id
-
-    async def _call(self, method: Any, message: Any) -> Any:
-        call = getattr(self.daemon.client, method.name)
-        if not method.server_streaming:
-            return await call(message, PATIENCE_S)
-        async with trio_asyncio.aio_as_trio(call.open(timeout=PATIENCE_S)) as stream:
-            await trio_asyncio.aio_as_trio(stream.send_message)(message, end=True)
-            with trio.move_on_after(FOLLOWED_S) as scope:
-                while await trio_asyncio.aio_as_trio(stream.recv_message)() is not None:
-                    pass
-                await trio_asyncio.aio_as_trio(stream.recv_trailing_metadata)()
-            if scope.cancelled_caught:
-                await trio_asyncio.aio_as_trio(stream.cancel)()
-        return None
-
-    def fault(self, what: str, message: Any = None) -> None:
-        shown = "" if message is None else text_format.MessageToString(message, as_one_line=True)
-        self.faults.append(what if not shown else f"{what}\n    {shown[:SHOWN_MAX]}")
-
-    async def finish(self, *, restart: bool) -> None:
-        """The daemon serves still, also after its death, and everything can be removed."""
-        if restart:
-            await self.daemon.restart()
-        client = self.daemon.client
-        try:
-            await client.Version(pb.VersionRequest(), PATIENCE_S)
-            await client.Status(pb.StatusRequest(verbose=True), PATIENCE_S)
-            await client.ListImages(pb.ListImagesRequest(), PATIENCE_S)
-            for item in (await client.ListContainers(pb.ListContainersRequest(), PATIENCE_S)).containers:
-                await client.ContainerStatus(pb.ContainerStatusRequest(container_id=item.id, verbose=True), PATIENCE_S)
-            for item in (await client.ListPodSandbox(pb.ListPodSandboxRequest(), PATIENCE_S)).items:
-                await client.PodSandboxStatus(
-                    pb.PodSandboxStatusRequest(pod_sandbox_id=item.id, verbose=True), PATIENCE_S
-                )
-                await client.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=item.id), PATIENCE_S)
-                await client.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=item.id), PATIENCE_S)
-        except GRPCError as error:
-            self.fault(f"afterwards: {error.status.name}: {error.message}")
-        if left := self.daemon.left():
-            self.fault(f"afterwards there are {left}")
-        for crash in self.daemon.log(node_events.ActorCrashed, node_events.ActorGaveUp):
-            self.fault(f"{crash.event.stream.partition('/')[0]}: {crash.event.error}")  # type: ignore[attr-defined]
-
-
-def _is_bug(name: str, error: GRPCError) -> bool:
-    """Whether an answer does not say whose fault it is. Of PullImage the kubelet wants UNKNOWN, and a first word."""
-    message = error.message or ""
-    if any(words in message for words in OURS):
-        return True
-    return error.status in FORBIDDEN and not (name == "PullImage" and message.startswith(PULL_PREFIXES))
-
-
-def play(directory: Path, requests: list[fuzzing.Request], *, restart: bool, answers: Answers) -> list[str]:
-    """Send *requests* to a new daemon; return what was wrong with its answers."""
-    sessions: list[Session] = []
-
-    async def main() -> None:
-        async with running(directory) as daemon:
-            session = Session(daemon, answers)
-            sessions.append(session)
-            await session.prepare()
-            for request in requests:
-                await session.send(request)
-            await session.finish(restart=restart)
-
-    trio.run(main, clock=MockClock(autojump_threshold=0))
-    return sessions[0].faults
-
-
-@pytest.mark.timeout(max(60.0, SECONDS + 120.0))
-def test_no_request_is_answered_as_a_bug(
-    tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Logs of refusals are no news here."""
     logging.disable(logging.CRITICAL)
-    request.addfinalizer(lambda: logging.disable(logging.NOTSET))
-    answers: Answers = Counter()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def answers(request: pytest.FixtureRequest) -> Iterator[Answers]:
+    """Counts of answers by RPC and status; told at the end of the session when the run is a long one."""
+    counts: Answers = Counter()
+    yield counts
+    if SECONDS:
+        request.config.stash.setdefault(FUZZED, Counter()).update(counts)
+
+
+@pytest.mark.timeout(max(60.0, SECONDS + 300.0))
+def test_no_sequence_of_requests_is_answered_as_a_bug(tmp_path: Path, answers: Answers) -> None:
     found: dict[str, str] = {}
-    began, rounds = time.monotonic(), 0
+    began = time.monotonic()
 
     def attempt(sent: list[fuzzing.Request], restart: bool) -> None:
         if SECONDS and time.monotonic() - began > SECONDS:
             return
         faults = play(tmp_path, sent, restart=restart, answers=answers)
-        if SECONDS:
-            for fault in faults:
-                found.setdefault(_kind(fault), fault)
+        if SECONDS:  # goes on, to find others
+            found.update({kind_of(fault): fault for fault in faults if kind_of(fault) not in found})
         else:
             assert faults == []
 
-    phases = (Phase.generate,) if SECONDS else (Phase.generate, Phase.shrink)
     budget = settings(
-        max_examples=500 if SECONDS else EXAMPLES,
+        max_examples=300 if SECONDS else EXAMPLES,
         deadline=None,
         database=None,
-        phases=phases,
+        phases=(Phase.generate,) if SECONDS else (Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
         derandomize=not SECONDS,
     )
     test = budget(given(fuzzing.sequences(LENGTH), st.booleans())(attempt))
-    while True:
-        (seed(SEED + rounds)(test) if SECONDS else test)()
-        rounds += 1
-        if not SECONDS or time.monotonic() - began > SECONDS:
+    if not SECONDS:
+        test()
+    for number in itertools.count(SEED):
+        if time.monotonic() - began >= SECONDS:
             break
-    _report(answers, request)
+        seed(number)(test)()
+
     assert not found, "\n".join(found.values())
 
 
-def _kind(fault: str) -> str:
-    """Two faults of one kind are told apart by digits and quotes at most."""
-    first = fault.partition("\n")[0]
-    return "".join("#" if one.isdigit() else one for one in first)[:90]
+@pytest.mark.timeout(600 if SECONDS else 60)
+def test_no_value_of_any_field_is_answered_as_a_bug(tmp_path: Path, answers: Answers) -> None:
+    """Each field of each request once spoilt by each value; in the suite by one of them."""
+    sent = [one for method in fuzzing.METHODS for one in fuzzing.sweep(method, VALUES)]
+    found: dict[str, str] = {}
+    for first in range(0, len(sent), SWEPT):
+        faults = play(tmp_path, sent[first : first + SWEPT], restart=False, answers=answers)
+        found.update({kind_of(fault): fault for fault in faults})
 
-
-def _report(answers: Answers, request: pytest.FixtureRequest) -> None:
-    if not SECONDS:
-        assert {name for name, _ in answers} == {one.name for one in fuzzing.METHODS}, "some RPC was never tried"
-        return
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    for method in fuzzing.METHODS:
-        counts = {status: count for (name, status), count in answers.items() if name == method.name}
-        line = ", ".join(f"{status} {count}" for status, count in sorted(counts.items()))
-        reporter.write_line(f"{sum(counts.values()):7} {method.name}: {line}")
+    assert not found, "\n".join(found.values())
+    assert {name for name, _ in answers} == {one.name for one in fuzzing.METHODS}, "some RPC was never tried"
