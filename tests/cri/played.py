@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import node as node_events
 from tests.cri import fuzzing
-from tests.cri.daemon import Daemon, running
+from tests.cri.daemon import Client, Daemon, running
 
 PATIENCE_S = 100.0  # of the client, on virtual time
 FOLLOWED_S = 1.0  # how long a stream is read
@@ -34,6 +34,7 @@ class Session:
 
     def __init__(self, daemon: Daemon, answers: Answers) -> None:
         self.daemon = daemon
+        self.client: Client | None = None  # to call with, instead of the daemon's own
         self.ids: dict[str, str] = {}
         self.faults: list[str] = []
         self.answers = answers
@@ -55,7 +56,7 @@ class Session:
         """Send one request and judge its answer."""
         name, message = request.method.name, fuzzing.resolved(request.message, self.ids)
         try:
-            reply = await self._call(request.method, message)
+            reply = await self.call(request.method, message)
         except GRPCError as error:
             self.answers[name, error.status.name] += 1
             if _is_bug(name, error):
@@ -70,8 +71,8 @@ class Session:
             elif isinstance(reply, pb.CreateContainerResponse):
                 self.ids["@new-container"] = reply.container_id
 
-    async def _call(self, method: Any, message: Any) -> Any:
-        call = getattr(self.daemon.client, method.name)
+    async def call(self, method: Any, message: Any) -> Any:
+        call = getattr(self.client or self.daemon.client, method.name)
         if not method.server_streaming:
             return await call(message, PATIENCE_S)
         async with trio_asyncio.aio_as_trio(call.open(timeout=PATIENCE_S)) as stream:
