@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,8 @@ settings.register_profile("ci", max_examples=300, deadline=None, derandomize=Tru
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 DEATHS = pytest.StashKey[dict[str, int]]()  # name of the simulation → how many runs it made
+
+FUZZED = pytest.StashKey[Counter[tuple[str, str]]]()  # (RPC, status) → how many answers a long run got
 
 
 @pytest.fixture
@@ -23,3 +26,8 @@ def simulated(request: pytest.FixtureRequest) -> dict[str, int]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for name, count in config.stash.get(DEATHS, {}).items():
         terminalreporter.write_line(f"simulated: {count} {name}")
+    fuzzed = config.stash.get(FUZZED, Counter())
+    for rpc in sorted({rpc for rpc, _ in fuzzed}):
+        counts = {status: count for (name, status), count in sorted(fuzzed.items()) if name == rpc}
+        shares = ", ".join(f"{status} {count}" for status, count in counts.items())
+        terminalreporter.write_line(f"fuzzed: {sum(counts.values()):7} {rpc}: {shares}")

@@ -54,9 +54,7 @@ class ContainerEffects:
         except OcidError as error:
             step = type(effect).__name__.removesuffix("Effect")
             now_ns = self._host.clock.wall_ns()
-            return Note(
-                domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns)
-            )
+            return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns))
 
     async def _perform(self, effect: domain.Effect, declared: Declared, started_at_ns: int) -> Note:
         host = self._host
@@ -109,9 +107,7 @@ class ContainerEffects:
         user = process_user(spec)
         salt = host.settings.salt + declared.container_id.encode()
         document = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
-        note = domain.NotePrepared(
-            spec=digest_of(document), uid=user.uid, gid=user.gid, groups=user.additional_gids
-        )
+        note = domain.NotePrepared(spec=digest_of(document), uid=user.uid, gid=user.gid, groups=user.additional_gids)
         return Note(note, (document,))
 
     def _revealed(self, declared: Declared) -> ContainerConfig:
@@ -228,9 +224,7 @@ class ContainerEffects:
 def _exited(ended: Exit, started_at_ns: int) -> Note:
     at_ns = max(ended.at_ns, started_at_ns)  # a file's time is that of the last tick
     return Note(
-        domain.NoteExited(
-            at_ns=at_ns, exit_code=ended.exit_code, oom_killed=ended.oom_killed, source=ended.source
-        )
+        domain.NoteExited(at_ns=at_ns, exit_code=ended.exit_code, oom_killed=ended.oom_killed, source=ended.source)
     )
 
 
@@ -246,5 +240,3 @@ def _pod_paths(declared: PodDeclared) -> PodPaths:
 def decode_container_config(document: bytes) -> ContainerConfig:
     """Decode a container's configuration document."""
     return msgspec.json.decode(document, type=ContainerConfig)
-
-

@@ -36,15 +36,16 @@ class Supervisor:
         """Run *actor* until it is over, when *forget* is called, or until *given_up* is, with the reason."""
         self._nursery.start_soon(self._supervise, actor, forget, given_up)
 
-    async def _supervise(
-        self, actor: Actor[Any], forget: Callable[[], None], given_up: Callable[[str], None]
-    ) -> None:
+    async def _supervise(self, actor: Actor[Any], forget: Callable[[], None], given_up: Callable[[str], None]) -> None:
         crashes: deque[float] = deque()
         while True:
             try:
                 if crashes:
                     await actor.rebuild()
-                await actor.run()
+                if crashes and not actor.version:  # nothing came of what it was made for, and nobody waits for more
+                    actor.end()
+                else:
+                    await actor.run()
             except Exception as crash:  # the supervisor is the one place that takes all; Cancelled is not among them
                 error = describe(crash)
                 log.exception("actor %s crashed", actor.stream, exc_info=crash)
@@ -75,5 +76,3 @@ def describe(crash: BaseException) -> str:
     while isinstance(crash, BaseExceptionGroup) and crash.exceptions:
         crash = crash.exceptions[0]
     return f"{type(crash).__name__}: {crash}"[:ERROR_CHARS_MAX]
-
-

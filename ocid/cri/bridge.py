@@ -22,7 +22,8 @@ from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.inline import Answer
 from ocid.cri.peers import identify
-from ocid.cri.status import to_grpc
+from ocid.cri.receiving import receive
+from ocid.cri.status import shortened, to_grpc
 from ocid.errors import OcidError
 from ocid.events import node
 from ocid.events.envelope import Context
@@ -42,7 +43,7 @@ def reading(facade: Facade, name: str, handle: Read) -> Rpc:
     """Serve an RPC that only reads memory."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        await stream.send_message(_read(facade, name, handle, await stream.recv_message()))
+        await stream.send_message(_read(facade, name, handle, await receive(stream)))
 
     return rpc
 
@@ -74,7 +75,7 @@ def changing(facade: Facade, name: str, handle: Change) -> Rpc:
     """Serve an RPC that changes something: who asks is in the log before anything is done."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        request = await stream.recv_message()
+        request = await receive(stream)
         connection = stream.peer._transport  # grpclib has no public way to the socket
 
         async def run() -> Message | OcidError | Exception:
@@ -104,7 +105,7 @@ def following(facade: Facade, name: str, handle: Follow) -> Rpc:
     """Serve an RPC that streams until the client goes away."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        request = await stream.recv_message()
+        request = await receive(stream)
 
         async def send_all(responses: AsyncGenerator[Message, None]) -> None:
             async with contextlib.aclosing(responses):
@@ -130,7 +131,7 @@ def unimplemented(name: str) -> Rpc:
     """Answer an RPC that this build does not have. The kubelet falls back where it can."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
-        await stream.recv_message()
+        await receive(stream)
         raise GRPCError(grpclib.const.Status.UNIMPLEMENTED, f"{name} is not implemented")
 
     return rpc
@@ -150,4 +151,5 @@ async def _refused(facade: Facade, name: str, connection: Any, error: OcidError)
 
 def _internal(name: str, bug: Exception) -> GRPCError:
     log.error("%s failed in a way nobody foresaw", name, exc_info=bug)
-    return GRPCError(grpclib.const.Status.INTERNAL, f"{name}: {type(bug).__name__}: {bug}; this is a bug of ocid")
+    message = shortened(f"{name}: {type(bug).__name__}: {bug}")
+    return GRPCError(grpclib.const.Status.INTERNAL, f"{message}; this is a bug of ocid")

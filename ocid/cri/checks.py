@@ -5,7 +5,10 @@ Source: Linux limits.h, path_resolution(7); CRI v1.
 
 from __future__ import annotations
 
-from typing import Any, Final
+import ipaddress
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -13,7 +16,23 @@ from google.protobuf.message import Message
 from ocid.errors import InvalidRequest
 
 PATH_BYTES_MAX: Final = 4096  # PATH_MAX, with the NUL at the end
+ID_BYTES_MAX: Final = 256  # ours are 64; a caller may try a name
+IMAGE_BYTES_MAX: Final = 4096  # the longest reference registries take is 255 + 128 + 72
+METADATA_BYTES_MAX: Final = 1024 * 1024  # labels or annotations; Kubernetes stops at 256 KiB of annotations
 SHOWN_MAX: Final = 100  # characters of a value in a message
+
+
+class _ImageSpec(Protocol):
+    @property
+    def image(self) -> str: ...
+    @property
+    def annotations(self) -> Mapping[str, str]: ...
+    @property
+    def user_specified_image(self) -> str: ...
+    @property
+    def runtime_handler(self) -> str: ...
+    @property
+    def image_ref(self) -> str: ...
 
 
 def present(message: Message, field: str, where: str) -> None:
@@ -34,6 +53,50 @@ def short(value: str, field: str, limit: int) -> None:
     size = len(value.encode())
     if size > limit:
         raise InvalidRequest(f"{field} is {size} bytes, the limit is {limit}")
+
+
+def line(value: str, field: str, limit: int) -> None:
+    """*value* may be empty; it has no control characters, for it is written into files and shown on terminals."""
+    short(value, field, limit)
+    if not value.isprintable() and any(unicodedata.category(one) == "Cc" for one in value):
+        raise InvalidRequest(f"{field} is {value[:SHOWN_MAX]!r}, wanted it without control characters")
+
+
+def name(value: str, field: str, limit: int) -> None:
+    """*value* is a line that is not empty."""
+    filled(value, field, limit)
+    line(value, field, limit)
+
+
+def secret(value: str, field: str, limit: int) -> None:
+    """As ``line``, but the value is never shown: what goes into a header must not begin another one."""
+    short(value, field, limit)
+    if any(unicodedata.category(one) == "Cc" for one in value):
+        raise InvalidRequest(f"{field} holds a control character")
+
+
+def ip_address(value: str, field: str) -> None:
+    """*value* must be an IPv4 or IPv6 address; the latter may have a zone."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise InvalidRequest(f"{field} is {value[:SHOWN_MAX]!r}, wanted an IP address") from None
+
+
+def labels(pairs: Mapping[str, str], field: str) -> None:
+    """Labels or annotations: no key is empty, and all together are not too much."""
+    if "" in pairs:
+        raise InvalidRequest(f"{field} has an empty key")
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in pairs.items())
+    within(size, f"size of {field} in bytes", 0, METADATA_BYTES_MAX)
+
+
+def image(spec: _ImageSpec, where: str) -> None:
+    """*spec*, an ImageSpec at the path *where*, must name an image, and nothing in it may be huge."""
+    name(spec.image, f"{where}image", IMAGE_BYTES_MAX)
+    labels(spec.annotations, f"{where}annotations")
+    for field in ("user_specified_image", "runtime_handler", "image_ref"):
+        line(getattr(spec, field), f"{where}{field}", IMAGE_BYTES_MAX)
 
 
 def at_most(count: int, field: str, limit: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-from ocid.cri import translate, validate
+from ocid.cri import recordable, translate, validate
 from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
 from ocid.cri.stubs import api_pb2 as pb
@@ -19,7 +19,7 @@ from ocid.domain.spec.signals import signal_name, stop_signal
 from ocid.errors import Unsupported, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
-from ocid.ids import ContainerId, digest_of
+from ocid.ids import ContainerId, digest_of, stream
 from ocid.projections.containers import ContainerKey
 
 
@@ -48,6 +48,7 @@ async def create_container(
     actor = containers.joined(key)
     if actor is None:
         declared, document, secrets = _declare(facade, config, pod)
+        recordable.check(stream("container", declared.container_id), declared, context, document)
         facade.core.host.secrets.keep(declared.container_id, secrets)
         actor = containers.create(declared.container_id, key)
         await actor.ask(Create(declared=declared), context, (document,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocid.cri import present
+from ocid.cri import present, validate
 from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.selectors import labels_match
@@ -11,7 +11,12 @@ from ocid.projections.containers import is_listed
 
 
 def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encoded:
-    """Answer from memory. The filter's fields must all match; ids may be cut short."""
+    """Answer from memory. The filter's fields must all match; ids may be cut short.
+
+    Raises:
+        InvalidRequest: the filter is malformed.
+    """
+    validate.list_containers(request)
     wanted, view, items = request.filter, facade.view, facade.container_items
     items.sweep(view.containers.rows, view.seq)
     found = []

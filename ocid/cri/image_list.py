@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import msgspec
 
+from ocid.cri import validate
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.catalog import Image
 from ocid.domain.spec.users import ID_MAX
-from ocid.errors import InvalidRequest, NotFound
+from ocid.errors import NotFound
 
 
 def list_images(facade: Facade, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
-    """Answer from memory. The filter may name an image in any form; one that is not there gives an empty list."""
+    """Answer from memory. The filter may name an image in any form; one that is not there gives an empty list.
+
+    Raises:
+        InvalidRequest: the filter is malformed.
+    """
+    validate.list_images(request)
     images = facade.catalog_state().images
     wanted = request.filter.image.image
     if wanted:
@@ -30,8 +36,7 @@ def image_status(facade: Facade, request: pb.ImageStatusRequest) -> pb.ImageStat
     Raises:
         InvalidRequest: the request names no image.
     """
-    if not request.image.image:
-        raise InvalidRequest("image.image is empty: wanted a tag, digest or image id")
+    validate.image(request.image)
     try:
         image_id = facade.image_id(request.image.image)
     except NotFound:

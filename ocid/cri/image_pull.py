@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ocid.cri import validate
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain import reference
-from ocid.errors import EffectFailed, InvalidRequest, Unavailable, revive
+from ocid.errors import EffectFailed, Unavailable, revive
 from ocid.events.envelope import Context
 from ocid.ports import Credentials
 
@@ -19,14 +20,13 @@ async def pull_image(facade: Facade, request: pb.PullImageRequest, context: Cont
     away, the pull goes on: its next try finds the work done.
 
     Raises:
-        InvalidRequest: the reference is malformed.
+        InvalidRequest: the reference or a credential is malformed.
         NotFound: the registry has no such image.
         EffectFailed: the registry refused, or what it sent is not what it promised, or none answered: the kubelet
             knows that by the first word of a message whose status is UNKNOWN, and by nothing else.
         Unavailable: the daemon was restarted meanwhile.
     """
-    if not request.image.image:
-        raise InvalidRequest("image.image is empty: wanted an image reference")
+    validate.pull_image(request)
     name = str(reference.parse(request.image.image))
     credentials = _credentials(request.auth) if request.HasField("auth") else None
     actor = await facade.core.pull_effects.begin(name, credentials, context)

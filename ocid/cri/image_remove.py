@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ocid.cri import validate
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.catalog import Remove
-from ocid.errors import InvalidRequest, NotFound
+from ocid.errors import NotFound
 from ocid.events.envelope import Context
 
 
@@ -15,8 +16,7 @@ async def remove_image(facade: Facade, request: pb.RemoveImageRequest, context: 
     Raises:
         InvalidRequest: the request names no image.
     """
-    if not request.image.image:
-        raise InvalidRequest("image.image is empty: wanted a tag, digest or image id")
+    validate.image(request.image)
     try:
         image_id = facade.image_id(request.image.image)
     except NotFound:

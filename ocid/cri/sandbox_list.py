@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocid.cri import present
+from ocid.cri import present, validate
 from ocid.cri.encoded import Encoded
 from ocid.cri.facade import Facade
 from ocid.cri.selectors import labels_match
@@ -11,7 +11,12 @@ from ocid.projections.pods import is_listed
 
 
 def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> Encoded:
-    """Answer from memory. The filter's fields must all match; an id may be cut short."""
+    """Answer from memory. The filter's fields must all match; an id may be cut short.
+
+    Raises:
+        InvalidRequest: the filter is malformed.
+    """
+    validate.list_pods(request)
     wanted, view, items = request.filter, facade.view, facade.pod_items
     items.sweep(view.pods.rows, view.seq)
     found = []

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from ocid.cri import translate, validate
+from ocid.cri import recordable, translate, validate
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.configs import NamespaceMode, PodConfig
 from ocid.domain.pod import Run
+from ocid.domain.spec.cgroups import CgroupDriver, parent_path
 from ocid.errors import Unsupported, revive
 from ocid.events.envelope import Context
 from ocid.events.pod import Declared
-from ocid.ids import PodId, digest_of
+from ocid.ids import PodId, digest_of, stream
 from ocid.projections.pods import PodKey
 
 
@@ -29,6 +30,7 @@ async def run_pod_sandbox(
     validate.run_pod_sandbox(request)
     config = translate.pod_config(request.config)
     facade.handler(request.runtime_handler)
+    parent_path(CgroupDriver(facade.core.host.settings.cgroup_driver), config.linux.cgroup_parent)
     if config.linux.security_context.namespace_options.user_namespace is not None:
         raise Unsupported("user namespaces are not supported by this build; run the pod without hostUsers: false")
     meta = config.metadata
@@ -37,6 +39,7 @@ async def run_pod_sandbox(
     actor = pods.joined(key)
     if actor is None:
         declared, document = _declare(facade, config, request.runtime_handler)
+        recordable.check(stream("pod", declared.pod_id), declared, context, document)
         actor = pods.create(declared.pod_id, key)
         await actor.ask(Run(declared=declared), context, (document,))
     state = await actor.until(lambda pod: pod.ready or pod.failed is not None or pod.stop_wanted)

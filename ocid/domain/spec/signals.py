@@ -17,6 +17,7 @@ SIGKILL: Final = 9
 SIGTERM: Final = 15
 SIGRTMIN: Final = 34  # as the C libraries have it: they keep 32 and 33 for themselves
 SIGRTMAX: Final = 64
+LIBRARY: Final = (32, 33)  # of the C libraries' threads; they have no names
 
 _IN_ORDER: Final = (  # from 1 on, two names of one signal side by side
     "HUP|INT|QUIT|ILL|TRAP|ABRT IOT|BUS|FPE|KILL|USR1|SEGV|USR2|PIPE|ALRM|TERM|STKFLT|CHLD CLD|CONT|STOP|TSTP|"
@@ -34,7 +35,7 @@ def signal_number(text: str) -> int:
         InvalidRequest: Linux has no such signal.
     """
     name = text.strip().upper()
-    if _small(name) and 1 <= int(name) <= SIGRTMAX:
+    if _small(name) and 1 <= int(name) <= SIGRTMAX and int(name) not in LIBRARY:
         return int(name)
     name = name if name.startswith("SIG") else f"SIG{name}"
     name = name.replace("PLUS", "+").replace("MINUS", "-")
@@ -67,7 +68,9 @@ def _small(text: str) -> bool:
 
 
 def signal_name(number: int) -> str:
-    """The name of a signal: "SIGTERM", "SIGRTMIN", "SIGRTMIN+3"."""
+    """The name of a signal: "SIGTERM", "SIGRTMIN", "SIGRTMIN+3", "SIGRTMAX-14"."""
     if number >= SIGRTMIN:
-        return "SIGRTMIN" if number == SIGRTMIN else f"SIGRTMIN+{number - SIGRTMIN}"
+        below = number < SIGRTMIN + 16  # CRI and kill(1) go up to SIGRTMIN+15 and down to SIGRTMAX-14
+        base, offset = ("SIGRTMIN", number - SIGRTMIN) if below else ("SIGRTMAX", number - SIGRTMAX)
+        return f"{base}{offset:+d}" if offset else base
     return next(name for name, known in NUMBER_OF.items() if known == number)
