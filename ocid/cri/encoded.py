@@ -66,9 +66,11 @@ class Items(Generic[State, Config]):
         """Return the encoded item of *row*, which is *name*'s."""
         known = self._parts.get(name)
         if known is None or known[0] is not row:
-            item = self._present(row.state, config)
-            known = self._parts[name] = (row, self._kind(**{self._field: [item]}).SerializeToString())
+            known = self._parts[name] = (row, self._wrapped(self._present(row.state, config)))
         return known[1]
+
+    def _wrapped(self, item: Message) -> bytes:
+        return self._kind(**{self._field: [item]}).SerializeToString()
 
     def response(self, parts: Iterable[bytes]) -> Encoded:
         """Return the response that holds all *parts*, in order."""
@@ -83,6 +85,22 @@ class Items(Generic[State, Config]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+
+class Heads(Items[State, Config]):
+    """The beginnings of messages that change at every call: the field that says whom each is about, kept encoded."""
+
+    def _wrapped(self, item: Message) -> bytes:
+        return self._kind(**{self._field: item}).SerializeToString()
+
+
+def embedded(number: int, message: bytes) -> bytes:
+    """Return an encoded message as the field of that *number*, below 16, of the message around it."""
+    head, size = [number << 3 | 2], len(message)
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((*head, size)) + message
 
 
 class Codec(ProtoCodec):

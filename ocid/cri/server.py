@@ -23,6 +23,7 @@ from ocid.cri.container_list import list_containers
 from ocid.cri.container_log import reopen_container_log
 from ocid.cri.container_remove import remove_container
 from ocid.cri.container_start import start_container
+from ocid.cri.container_stats import container_stats, list_container_stats, stream_container_stats
 from ocid.cri.container_status import container_status
 from ocid.cri.container_stop import stop_container
 from ocid.cri.encoded import Codec
@@ -37,6 +38,7 @@ from ocid.cri.runtime_config import runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
 from ocid.cri.sandbox_remove import remove_pod_sandbox
 from ocid.cri.sandbox_run import run_pod_sandbox
+from ocid.cri.sandbox_stats import list_pod_sandbox_stats, pod_sandbox_stats, stream_pod_sandbox_stats
 from ocid.cri.sandbox_status import pod_sandbox_status
 from ocid.cri.sandbox_stop import stop_pod_sandbox
 from ocid.cri.status_rpc import status
@@ -59,8 +61,15 @@ READS: Mapping[str, bridge.Read] = {
     "ListImages": list_images,
     "ImageStatus": image_status,
     "ImageFsInfo": image_fs_info,
+    "ContainerStats": container_stats,
+    "ListContainerStats": list_container_stats,
+    "PodSandboxStats": pod_sandbox_stats,
+    "ListPodSandboxStats": list_pod_sandbox_stats,
 }
-STREAMS: Mapping[str, bridge.Streaming] = {}
+STREAMS: Mapping[str, bridge.Streaming] = {
+    "StreamContainerStats": stream_container_stats,
+    "StreamPodSandboxStats": stream_pod_sandbox_stats,
+}
 CHANGES: Mapping[str, bridge.Change] = {
     "RunPodSandbox": run_pod_sandbox,
     "StopPodSandbox": stop_pod_sandbox,
