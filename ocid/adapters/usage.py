@@ -6,11 +6,13 @@ held open would keep a removed cgroup's directory alive. None of them waits for 
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import trio
 
 from ocid.adapters import usage_text as text
@@ -112,6 +114,19 @@ def read_file(path: str) -> bytes | None:
         os.close(descriptor)
 
 
+def _named(devices: tuple[DeviceIo, ...]) -> tuple[DeviceIo, ...]:
+    return tuple(msgspec.structs.replace(one, name=_device_name(one.major, one.minor)) for one in devices)
+
+
+@functools.lru_cache(maxsize=256)
+def _device_name(major: int, minor: int) -> str:
+    """Return "/dev/sda" for 8:0, and "8:0" when sysfs does not know that device: names must differ."""
+    try:
+        return f"/dev/{os.path.basename(os.readlink(f'/sys/dev/block/{major}:{minor}'))}"
+    except OSError:
+        return f"{major}:{minor}"
+
+
 # --- version 2 -------------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +188,7 @@ def _details_v2(read: Reader, sizes: list[str]) -> CgroupDetails | None:
         oom_kills=text.whole(events.get(b"oom_kill")),
         threads=text.single(read("pids.current")),
         threads_max=text.single(read("pids.max")),
-        io=text.io_v2(read("io.stat")),
+        io=_named(text.io_v2(read("io.stat"))),
         huge_pages=tuple(
             HugePages(size=size, bytes=used)
             for size in sizes
@@ -234,7 +249,7 @@ def _details_v1(read: _Readers, sizes: list[str]) -> CgroupDetails | None:
         oom_kills=text.whole(text.table(of_memory("memory.oom_control")).get(b"oom_kill")),
         threads=text.single(pids("pids.current")),
         threads_max=text.single(pids("pids.max")),
-        io=_io_v1(read["blkio"]),
+        io=_named(_io_v1(read["blkio"])),
         huge_pages=_huge_v1(read["hugetlb"], sizes),
     )
 

@@ -14,8 +14,7 @@ UNLIMITED_V1: Final = 1 << 62  # v1 shows "no limit" as the largest page-aligned
 DIGITS_MAX: Final = 20  # of a 64-bit number; longer is no counter
 _SHARES_MIN: Final = 2
 _NET_FIELDS: Final = 16
-# Where the fields that we want are among those of /proc/net/dev, in the order of ``InterfaceUsage``.
-_NET_WANTED: Final = ("rx_bytes", "rx_packets", "rx_errors", "rx_dropped")
+INTERFACES_MAX: Final = 64  # of one pod
 
 
 def whole(word: bytes | None) -> int | None:
@@ -123,19 +122,28 @@ def _io(number: tuple[int, int], counts: list[int]) -> DeviceIo:
 
 
 def interfaces(content: bytes) -> tuple[InterfaceUsage, ...]:
-    """Read /proc/net/dev, without the loopback interface."""
-    found = []
+    """Read /proc/net/dev, without the loopback interface. Whoever may make interfaces in a pod chose their names."""
+    found: dict[str, InterfaceUsage] = {}
     for line in content.split(b"\n"):
-        name, colon, rest = line.rpartition(b":")
-        words = rest.split()
-        numbers = [whole(word) for word in words]
-        if not colon or len(numbers) < _NET_FIELDS or None in numbers or name.strip() == b"lo":
+        raw, colon, rest = line.rpartition(b":")
+        numbers = [number for word in rest.split() if (number := whole(word)) is not None]
+        name = raw.strip().decode("utf-8", "backslashreplace")
+        if not colon or len(numbers) < _NET_FIELDS or name in ("", "lo") or len(found) >= INTERFACES_MAX:
             continue
         rx, tx = numbers[:4], numbers[8:12]
-        fields = dict(zip(_NET_WANTED, rx, strict=True))
-        fields |= {f"t{key[1:]}": value for key, value in zip(_NET_WANTED, tx, strict=True)}
-        found.append(InterfaceUsage(name=name.strip().decode("utf-8", "replace"), **fields))  # type: ignore[arg-type]
-    return tuple(found)
+        usage = InterfaceUsage(
+            name=name,
+            rx_bytes=rx[0],
+            rx_packets=rx[1],
+            rx_errors=rx[2],
+            rx_dropped=rx[3],
+            tx_bytes=tx[0],
+            tx_packets=tx[1],
+            tx_errors=tx[2],
+            tx_dropped=tx[3],
+        )
+        found.setdefault(name, usage)
+    return tuple(found.values())
 
 
 def open_files_max(content: bytes) -> int | None:

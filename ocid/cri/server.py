@@ -36,6 +36,7 @@ from ocid.cri.image_pull import pull_image
 from ocid.cri.image_remove import remove_image
 from ocid.cri.runtime_config import runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
+from ocid.cri.sandbox_metrics import list_metric_descriptors, list_pod_sandbox_metrics, stream_pod_sandbox_metrics
 from ocid.cri.sandbox_remove import remove_pod_sandbox
 from ocid.cri.sandbox_run import run_pod_sandbox
 from ocid.cri.sandbox_stats import list_pod_sandbox_stats, pod_sandbox_stats, stream_pod_sandbox_stats
@@ -65,10 +66,13 @@ READS: Mapping[str, bridge.Read] = {
     "ListContainerStats": list_container_stats,
     "PodSandboxStats": pod_sandbox_stats,
     "ListPodSandboxStats": list_pod_sandbox_stats,
+    "ListMetricDescriptors": list_metric_descriptors,
+    "ListPodSandboxMetrics": list_pod_sandbox_metrics,
 }
 STREAMS: Mapping[str, bridge.Streaming] = {
     "StreamContainerStats": stream_container_stats,
     "StreamPodSandboxStats": stream_pod_sandbox_stats,
+    "StreamPodSandboxMetrics": stream_pod_sandbox_metrics,
 }
 CHANGES: Mapping[str, bridge.Change] = {
     "RunPodSandbox": run_pod_sandbox,

@@ -51,7 +51,7 @@ class DeviceIo(msgspec.Struct, frozen=True, kw_only=True):
 
     major: int
     minor: int
-    name: str = ""  # "/dev/sda"; "" for one that has no name here
+    name: str = ""  # "/dev/sda", or the numbers when it has no name here
     read_bytes: int = 0
     write_bytes: int = 0
     reads: int = 0
