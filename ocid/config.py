@@ -92,6 +92,12 @@ class Log(Section, frozen=True, kw_only=True):
     map_bytes: Annotated[int, msgspec.Meta(ge=64 << 20, le=1 << 44)] = 16 << 30  # address space to reserve, not disk
 
 
+class Stats(Section, frozen=True, kw_only=True):
+    """[stats] What containers use."""
+
+    period_s: Annotated[int, msgspec.Meta(ge=1, le=300)] = 10  # seconds between two looks: CPU rates, networks, disks
+
+
 class Containers(Section, frozen=True, kw_only=True):
     """[containers] What containers get that neither the kubelet nor their image asks for."""
 
@@ -129,6 +135,7 @@ class Config(Section, frozen=True, kw_only=True):
     images: Images = Images()
     registries: dict[str, Registry] = {}
     log: Log = Log()
+    stats: Stats = Stats()
     containers: Containers = Containers()
     security: Security = Security()
 

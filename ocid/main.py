@@ -39,6 +39,7 @@ from ocid.adapters.registry import HttpRegistry
 from ocid.adapters.runc import OciRuntime
 from ocid.adapters.sandbox import PodSandboxes
 from ocid.adapters.unpack import Unpacker, UnpackLimits
+from ocid.adapters.usage import CgroupUsages
 from ocid.cli import run as command_line
 from ocid.cli.client import Client
 from ocid.config import Config, Loaded
@@ -63,7 +64,6 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SNAPSHOT = "view"
 SNAPSHOT_EVENTS = 20_000  # a start folds at most about so many events beyond its snapshot
 SNAPSHOT_CHECK_S = 30.0
-USAGE_EVERY_S = 10.0
 SALT_BYTES = 32
 READ_CHUNK = 2_000
 
@@ -147,7 +147,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
         await log_nursery.start(writer.run)
         async with trio.open_nursery() as actors:
             core = Core(host, view, actors)
-            facade = Facade(core=core, config_json=msgspec.json.encode(config), warnings=_warnings(opened))
+            facade = _facade(core, config, opened)
             writer.subscribe(lambda envelope: facade.publish((envelope,)))
             actors.start_soon(core.recorder.run)
             await actors.start(server.serve, facade, listener)
@@ -162,7 +162,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             gc.freeze()  # what a start makes stays; later collections need not look at it
             gc.set_threshold(10_000, 20, 20)
             log.info("serving on %s", config.socket)
-            actors.start_soon(_measure_usage, facade)
+            actors.start_soon(facade.sampler.run)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False
@@ -170,6 +170,15 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
         await core.recorder.append(node.Stopped(reason="asked to stop"))
         await _snapshot(view, writer)
         log_nursery.cancel_scope.cancel()
+
+
+def _facade(core: Core, config: Config, opened: Opened) -> Facade:
+    return Facade(
+        core=core,
+        config_json=msgspec.json.encode(config),
+        warnings=_warnings(opened),
+        stats_period_s=config.stats.period_s,
+    )
 
 
 def _fold(opened: Opened) -> View:
@@ -238,6 +247,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             registries, parallel=config.images.download_parallel, stall_s=config.images.no_progress_timeout_s
         ),
         files=HostDirectory(),
+        usage=CgroupUsages(cgroups),
         new_id=new_id,
     )
 
@@ -303,17 +313,6 @@ async def _stop_on_signal(stop: trio.Event) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             stop.set()
-
-
-async def _measure_usage(facade: Facade) -> None:
-    """Keep ImageFsInfo's answer fresh."""
-    while True:
-        try:
-            await facade.core.host.layers.measure()
-            facade.measured = True
-        except OcidError as error:
-            log.warning("cannot measure the store: %s", error)
-        await trio.sleep(USAGE_EVERY_S)
 
 
 async def _keep_house(view: View, writer: Writer, log_directory: Path) -> None:

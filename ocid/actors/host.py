@@ -12,7 +12,7 @@ from ocid.actors.actor import Note
 from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
 from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
-from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets
+from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets, Usage
 
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 60.0
@@ -48,6 +48,7 @@ class Host:
     layers: Layers
     registry: Registry
     files: HostFiles
+    usage: Usage
     new_id: Callable[[int], str]  # that many random hex digits
 
 

@@ -76,10 +76,10 @@ class Cgroups:
 
     def directories(self, cgroups_path: str) -> list[str]:
         """Return the directories of an OCI ``linux.cgroupsPath`` in all hierarchies, existing or not."""
-        inner = self._inner(cgroups_path)
+        inner = self.inner(cgroups_path)
         return [os.path.join(root, inner) for root in dict.fromkeys(self.hierarchies.values())]
 
-    def _inner(self, cgroups_path: str) -> str:
+    def inner(self, cgroups_path: str) -> str:
         """Return the path relative to a hierarchy's root; never the root itself, which no container may have."""
         if ":" in cgroups_path and not cgroups_path.startswith("/"):
             unit, prefix, name = cgroups_path.split(":", 2)
@@ -93,7 +93,7 @@ class Cgroups:
 
     def _listed(self, cgroups_path: str) -> str | None:
         """Return the directory of the hierarchy in which processes are looked for, None when it does not exist."""
-        inner = self._inner(cgroups_path)
+        inner = self.inner(cgroups_path)
         names = ("",) if self.version == 2 else (*_LISTED_V1, *self.hierarchies)
         for name in names:
             root = self.hierarchies.get(name)
@@ -135,7 +135,7 @@ class Cgroups:
             killed |= fresh
         if freezer is not None and killed:
             with suppress(OSError):
-                _write(os.path.join(freezer, self._inner(cgroups_path), "freezer.state"), "THAWED")
+                _write(os.path.join(freezer, self.inner(cgroups_path), "freezer.state"), "THAWED")
 
     def _send(self, cgroups_path: str, pids: Iterable[int], number: int) -> None:
         """Signal these pids as far as they are still in the cgroup once a pidfd holds them."""
@@ -153,7 +153,7 @@ class Cgroups:
     def oom_kills(self, cgroups_path: str) -> int | None:
         """Return how many of the cgroup's processes the OOM killer took since it was made; None when unknown."""
         root = self.hierarchies.get("" if self.version == 2 else "memory")
-        return None if root is None else self._oom_kills_in(os.path.join(root, self._inner(cgroups_path)))
+        return None if root is None else self._oom_kills_in(os.path.join(root, self.inner(cgroups_path)))
 
     def oom_kills_of_removed(self, cgroups_path: str) -> tuple[str, int]:
         """Return the cgroup above, and how many kills it counted that none of its present children has.

@@ -29,10 +29,12 @@ import trio
 from ocid.adapters import mounts
 from ocid.adapters.durable import StoreSync, sync_directory
 from ocid.adapters.unpack import Unpacker
+from ocid.adapters.writable import WritableLayers
 from ocid.domain import manifest
 from ocid.errors import EffectFailed, Exhausted, NotFound, Unavailable, Unsupported, tail
 from ocid.ids import ChainId, Digest
 from ocid.ports import ContainerOrder, LayerBlob, LayerSize, StoreUsage
+from ocid.ports.usage import FilesystemRoom, WritableUsage
 
 CLEANUP_S: Final = 30.0
 _META: Final = "meta.json"
@@ -68,7 +70,7 @@ class LayerStore:
         self._trash_numbers = itertools.count()
         self._busy: set[Path] = set()  # in staging, and in use now
         self._deleting = trio.CapacityLimiter(1)
-        self._container_bytes = self._container_inodes = 0
+        self._writables = WritableLayers(self._containers, now_ns)
         self._layers: dict[ChainId, _Meta] = {}
         for place in self._layers_dir.iterdir():
             record = _read_meta(place)
@@ -209,20 +211,35 @@ class LayerStore:
 
     def usage(self) -> StoreUsage:
         """Return what images and containers take, from memory; of containers as last measured by ``measure``."""
+        container_bytes, container_inodes = self._writables.total()
         return StoreUsage(
             at_ns=self._now_ns(),
             image_path=str(self._root),
             image_bytes=sum(record.size_bytes for record in self._layers.values()),
             image_inodes=sum(record.inodes for record in self._layers.values()),
             container_path=str(self._root),
-            container_bytes=self._container_bytes,
-            container_inodes=self._container_inodes,
+            container_bytes=container_bytes,
+            container_inodes=container_inodes,
         )
 
     async def measure(self) -> None:
-        """Measure the writable layers now."""
-        measured = await trio.to_thread.run_sync(_measure, self._containers, abandon_on_cancel=True)
-        self._container_bytes, self._container_inodes = measured
+        """Measure the writable layers that are due, new ones first of all; a large one is not walked at every call.
+
+        Raises:
+            EffectFailed: the disk fails.
+        """
+        try:
+            await trio.to_thread.run_sync(self._writables.measure, abandon_on_cancel=True)
+        except OSError as error:
+            raise EffectFailed(f"measuring {str(self._containers)!r}: {error.strerror}") from error
+
+    def writable_usage(self, writable: str) -> WritableUsage | None:
+        """Return what one writable layer took when it was last measured, from memory; None before that."""
+        return self._writables.of(writable)
+
+    def room(self) -> FilesystemRoom | None:
+        """Return how large the writable layers' file system is, as last measured; None before that."""
+        return self._writables.room()
 
     # --- removing ----------------------------------------------------------------------------------------------------
 
@@ -313,19 +330,3 @@ def _delete(place: Path) -> None:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode != 0:
             raise EffectFailed(f"removal of {str(place)!r}: {tail(done.stderr)}") from None
-
-
-def _measure(directory: Path) -> tuple[int, int]:
-    """Return bytes on disk and number of inodes below *directory*."""
-    size_bytes = inodes = 0
-    waiting = [os.fspath(directory)]
-    while waiting:
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    status = entry.stat(follow_symlinks=False)
-                    size_bytes += status.st_blocks * 512
-                    inodes += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-    return size_bytes, inodes

@@ -79,6 +79,11 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)))
 
 
+def enter(namespace: int, kind: int) -> None:
+    """setns(2): take the calling thread into the namespace of this *kind* that *namespace* is open on."""
+    _checked(_libc.setns(ctypes.c_int(namespace), ctypes.c_int(kind)))
+
+
 def set_hostname(name: str) -> None:
     """sethostname(2) in the calling thread's UTS namespace."""
     raw = os.fsencode(name)

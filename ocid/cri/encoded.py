@@ -7,7 +7,7 @@ Source: Protocol Buffers, "Encoding": encoded messages laid end to end are one m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -16,6 +16,8 @@ from grpclib.encoding.proto import ProtoCodec
 from grpclib.exceptions import GRPCError
 
 from ocid.projections.fold import Row
+
+BATCH_BYTES_MAX = 1 << 20  # of a streamed message; a Go client takes 4 MiB unless told otherwise
 
 State = TypeVar("State")
 Config = TypeVar("Config")
@@ -29,6 +31,24 @@ class Encoded:
     def __init__(self, kind: type[Message], data: bytes) -> None:
         self.kind = kind
         self.data = data
+
+
+def batches(kind: type[Message], parts: Iterable[bytes]) -> Iterator[Encoded]:
+    """Lay encoded items end to end in as many responses as their size asks for, none of them empty.
+
+    *kind* holds its items in the field of the same number as the response that the items were encoded in; all lists
+    of CRI v1 and their streams have them in field 1. All *parts* are taken before the first response is given.
+    """
+    batch: list[bytes] = []
+    size_bytes = 0
+    for part in list(parts):
+        if batch and size_bytes + len(part) > BATCH_BYTES_MAX:
+            yield Encoded(kind, b"".join(batch))
+            batch, size_bytes = [], 0
+        batch.append(part)
+        size_bytes += len(part)
+    if batch:
+        yield Encoded(kind, b"".join(batch))
 
 
 class Items(Generic[State, Config]):
@@ -46,9 +66,11 @@ class Items(Generic[State, Config]):
         """Return the encoded item of *row*, which is *name*'s."""
         known = self._parts.get(name)
         if known is None or known[0] is not row:
-            item = self._present(row.state, config)
-            known = self._parts[name] = (row, self._kind(**{self._field: [item]}).SerializeToString())
+            known = self._parts[name] = (row, self._wrapped(self._present(row.state, config)))
         return known[1]
+
+    def _wrapped(self, item: Message) -> bytes:
+        return self._kind(**{self._field: [item]}).SerializeToString()
 
     def response(self, parts: Iterable[bytes]) -> Encoded:
         """Return the response that holds all *parts*, in order."""
@@ -63,6 +85,22 @@ class Items(Generic[State, Config]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+
+class Heads(Items[State, Config]):
+    """The beginnings of messages that change at every call: the field that says whom each is about, kept encoded."""
+
+    def _wrapped(self, item: Message) -> bytes:
+        return self._kind(**{self._field: item}).SerializeToString()
+
+
+def embedded(number: int, message: bytes) -> bytes:
+    """Return an encoded message as the field of that *number*, below 16, of the message around it."""
+    head, size = [number << 3 | 2], len(message)
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((*head, size)) + message
 
 
 class Codec(ProtoCodec):

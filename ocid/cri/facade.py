@@ -11,8 +11,9 @@ from typing import Any
 import trio
 
 from ocid.actors.core import Core
-from ocid.cri import present
-from ocid.cri.encoded import Items
+from ocid.cri import present, present_stats
+from ocid.cri.encoded import Heads, Items
+from ocid.cri.sampler import PERIOD_S, Sampler
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.cri.subscribers import Subscribers
 from ocid.domain import catalog, reference
@@ -38,16 +39,26 @@ class Facade:
     warnings: tuple[str, ...] = ()  # of the start: shown by Status
     open: bool = False  # recovery has finished
     subscribers: Subscribers = field(default_factory=Subscribers)
-    measured: bool = False  # the writable layers have been, once at least
+    stats_period_s: float = PERIOD_S
     pod_items: Items[Pod, PodConfig] = field(
         default_factory=lambda: Items(pb.ListPodSandboxResponse, "items", present.pod_item)
     )
     container_items: Items[Container, ContainerConfig] = field(
         default_factory=lambda: Items(pb.ListContainersResponse, "containers", present.container_item)
     )
+    container_heads: Heads[Container, ContainerConfig] = field(
+        default_factory=lambda: Heads(pb.ContainerStats, "attributes", present_stats.container_attributes)
+    )
+    pod_heads: Heads[Pod, PodConfig] = field(
+        default_factory=lambda: Heads(pb.PodSandboxStats, "attributes", present_stats.pod_attributes)
+    )
+    sampler: Sampler = field(init=False)
     _by_connection: weakref.WeakKeyDictionary[Any, int] = field(default_factory=weakref.WeakKeyDictionary)
     _by_process: dict[tuple[int, int], int] = field(default_factory=dict)
     _identifying: trio.Lock = field(default_factory=trio.Lock)  # so that two calls at once record one peer
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.core, self.stats_period_s)
 
     @property
     def view(self) -> View:
@@ -122,3 +133,4 @@ class Facade:
         """Hand new events to those who follow container events; called right after the view has them."""
         for envelope in envelopes:
             self.subscribers.offer(self, envelope)
+            self.sampler.notice(envelope)

@@ -13,7 +13,7 @@ def image_fs_info(facade: Facade, request: pb.ImageFsInfoRequest) -> pb.ImageFsI
     Raises:
         Unavailable: none was finished since the daemon started.
     """
-    if not facade.measured:
+    if not facade.sampler.measured:
         raise Unavailable("the store is being measured for the first time; try again in a moment")
     usage = facade.core.host.layers.usage()
     return pb.ImageFsInfoResponse(

@@ -22,6 +22,7 @@ from ocid.cri.container_list import list_containers
 from ocid.cri.container_log import reopen_container_log
 from ocid.cri.container_remove import remove_container
 from ocid.cri.container_start import start_container
+from ocid.cri.container_stats import container_stats, list_container_stats, stream_container_stats
 from ocid.cri.container_status import container_status
 from ocid.cri.container_stop import stop_container
 from ocid.cri.encoded import Codec
@@ -35,8 +36,10 @@ from ocid.cri.image_remove import remove_image
 from ocid.cri.inline import Answer, InlineServer
 from ocid.cri.runtime_config import runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
+from ocid.cri.sandbox_metrics import list_metric_descriptors, list_pod_sandbox_metrics, stream_pod_sandbox_metrics
 from ocid.cri.sandbox_remove import remove_pod_sandbox
 from ocid.cri.sandbox_run import run_pod_sandbox
+from ocid.cri.sandbox_stats import list_pod_sandbox_stats, pod_sandbox_stats, stream_pod_sandbox_stats
 from ocid.cri.sandbox_status import pod_sandbox_status
 from ocid.cri.sandbox_stop import stop_pod_sandbox
 from ocid.cri.status_rpc import status
@@ -60,6 +63,17 @@ READS: Mapping[str, bridge.Read] = {
     "ListImages": list_images,
     "ImageStatus": image_status,
     "ImageFsInfo": image_fs_info,
+    "ContainerStats": container_stats,
+    "ListContainerStats": list_container_stats,
+    "PodSandboxStats": pod_sandbox_stats,
+    "ListPodSandboxStats": list_pod_sandbox_stats,
+    "ListMetricDescriptors": list_metric_descriptors,
+    "ListPodSandboxMetrics": list_pod_sandbox_metrics,
+}
+STREAMS: Mapping[str, bridge.Streaming] = {
+    "StreamContainerStats": stream_container_stats,
+    "StreamPodSandboxStats": stream_pod_sandbox_stats,
+    "StreamPodSandboxMetrics": stream_pod_sandbox_metrics,
 }
 CHANGES: Mapping[str, bridge.Change] = {
     "RunPodSandbox": run_pod_sandbox,
@@ -92,6 +106,8 @@ class _Service:
         name = path.rpartition("/")[2]
         if name in READS:
             return bridge.reading(self._facade, name, READS[name])
+        if name in STREAMS:
+            return bridge.streaming(self._facade, name, STREAMS[name])
         if name in CHANGES:
             return bridge.changing(self._facade, name, CHANGES[name])
         if name in FOLLOWS:

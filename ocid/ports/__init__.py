@@ -22,6 +22,7 @@ from ocid.ports.images import (
 )
 from ocid.ports.log import Clock, Journal, Secrets
 from ocid.ports.pods import Attachment, Exit, Network, NetworkOrder, Process, Sandboxes, SandboxOrder
+from ocid.ports.usage import Usage
 
 __all__ = [
     "Attachment",
@@ -50,5 +51,6 @@ __all__ = [
     "Secrets",
     "Signalled",
     "StoreUsage",
+    "Usage",
     "Wanting",
 ]

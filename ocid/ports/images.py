@@ -12,6 +12,7 @@ from ocid.domain.image_config import ImageConfig
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.ids import ChainId, Digest, ImageId
 from ocid.ports.containers import ContainerOrder
+from ocid.ports.usage import FilesystemRoom, WritableUsage
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +116,13 @@ class Layers(Protocol):
         """Return the bytes and inodes that images and containers take. CRI ImageFsInfo; answers from memory."""
 
     async def measure(self) -> None:
-        """Measure the writable layers anew, which takes as long as they have files."""
+        """Measure the writable layers that are due for it, which takes as long as they have files."""
+
+    def writable_usage(self, writable: str) -> WritableUsage | None:
+        """Return what one writable layer took when it was last measured, from memory; None before that."""
+
+    def room(self) -> FilesystemRoom | None:
+        """Return how large the writable layers' file system is, as last measured; None before that."""
 
     async def clean_staging(self) -> None:
         """Remove what interrupted downloads and unpackings left."""

@@ -297,7 +297,7 @@ async def test_usage_is_answered_once_it_is_known(daemon: Daemon) -> None:
     with refused(Status.UNAVAILABLE, "measured for the first time"):
         await daemon.client.ImageFsInfo(pb.ImageFsInfoRequest())
     await daemon.pull()
-    daemon.facade.measured = True
+    daemon.facade.sampler.measured = True
     usage = daemon.core.host.layers.usage()
     response = await daemon.client.ImageFsInfo(pb.ImageFsInfoRequest())
 

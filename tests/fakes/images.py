@@ -13,6 +13,7 @@ from ocid.domain import manifest as manifests
 from ocid.errors import EffectFailed, NotFound, Unavailable
 from ocid.ids import ChainId, Digest, ImageId, digest_of
 from ocid.ports import ContainerOrder, Credentials, LayerBlob, LayerSize, ResolvedImage, StoreUsage
+from ocid.ports.usage import FilesystemRoom, WritableUsage
 from tests.fakes.life import Life
 from tests.fakes.world import ROOT
 
@@ -129,6 +130,7 @@ class FakeLayers:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._world = life.world
+        self._measured_at_ns = 0
 
     def has(self, chain_id: ChainId) -> bool:
         return chain_id in self._world.layers
@@ -209,6 +211,15 @@ class FakeLayers:
 
     async def measure(self) -> None:
         await trio.lowlevel.checkpoint()
+        self._measured_at_ns = self._world.wall_ns()
+
+    def writable_usage(self, writable: str) -> WritableUsage | None:
+        if writable not in self._world.paths or not self._measured_at_ns:
+            return None
+        return WritableUsage(at_ns=self._measured_at_ns, bytes=8192, inodes=4)
+
+    def room(self) -> FilesystemRoom | None:
+        return FilesystemRoom(bytes=1 << 40, inodes=1 << 20, inodes_free=1 << 19) if self._measured_at_ns else None
 
     async def clean_staging(self) -> None:
         await self._life.step("layers.clean_staging")

@@ -23,6 +23,7 @@ from tests.fakes.images import FakeLayers, FakeRegistry, Shelf
 from tests.fakes.life import Faults, Killed, Life, Moment
 from tests.fakes.pods import FakeClock, FakeHostFiles, FakeNetwork, FakeSandboxes, FakeSecrets
 from tests.fakes.runtime import FakeRuntime
+from tests.fakes.usage import FakeUsage
 from tests.fakes.world import ROOT, RUN, World
 
 BOOT_ID = "00000000-0000-4000-8000-{:012d}"
@@ -48,6 +49,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.world = World(self.seed)
+        self.usage = FakeUsage(self.world)
         self.life: Life | None = None
         self.core: Core | None = None
         self.writer: Writer | None = None
@@ -184,6 +186,7 @@ class Node:
             layers=FakeLayers(life),
             registry=FakeRegistry(life, self.shelf),
             files=FakeHostFiles(),
+            usage=self.usage,
             new_id=self.world.new_id,
         )
 

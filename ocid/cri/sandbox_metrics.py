@@ -1,0 +1,108 @@
+"""CRI ListMetricDescriptors, ListPodSandboxMetrics and StreamPodSandboxMetrics: what cAdvisor would export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ocid.cri import metrics_table as table
+from ocid.cri.container_stats import ITEMS
+from ocid.cri.encoded import Encoded, batches, embedded
+from ocid.cri.facade import Facade
+from ocid.cri.metrics_table import Facts, Metric
+from ocid.cri.sandbox_stats import running
+from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain.pod import Pod
+from ocid.domain.spec.cgroups import CgroupDriver, container_path, parent_path
+from ocid.projections.fold import Row
+
+METRICS, CONTAINER_METRICS = 2, 3  # field numbers of PodSandboxMetrics; ContainerMetrics.metrics is 2, too
+
+
+def list_metric_descriptors(
+    facade: Facade, request: pb.ListMetricDescriptorsRequest
+) -> pb.ListMetricDescriptorsResponse:
+    """Describe everything that can ever be sent; the same for as long as the daemon lives."""
+    return pb.ListMetricDescriptorsResponse(
+        descriptors=[
+            pb.MetricDescriptor(name=one.name, help=one.help, label_keys=[*table.LABELS, *one.labels])
+            for one in table.ALL
+        ]
+    )
+
+
+def list_pod_sandbox_metrics(facade: Facade, request: pb.ListPodSandboxMetricsRequest) -> Encoded:
+    """Answer for all ready pods and their running containers."""
+    return Encoded(pb.ListPodSandboxMetricsResponse, b"".join(_parts(facade)))
+
+
+def stream_pod_sandbox_metrics(facade: Facade, request: pb.StreamPodSandboxMetricsRequest) -> Iterator[Encoded]:
+    """Answer the same in batches."""
+    yield from batches(pb.StreamPodSandboxMetricsResponse, _parts(facade))
+
+
+def _parts(facade: Facade) -> Iterator[bytes]:
+    facade.sampler.metrics_are_wanted()
+    cgroups = facade.sampler.pod_cgroups()
+    for row in facade.view.pods.rows.values():
+        if row.state.is_ready:
+            yield embedded(ITEMS, _pod(facade, row, cgroups))
+
+
+def _pod(facade: Facade, row: Row[Pod], cgroups: dict[str, str]) -> bytes:
+    """Return a pod's encoded PodSandboxMetrics."""
+    declared = row.state.declared
+    assert declared is not None, "only declared pods have rows"
+    pod_id, usages = declared.pod_id, facade.core.host.usage
+    now_ns = facade.core.host.clock.wall_ns()
+    place = cgroups.get(pod_id)
+    driver = CgroupDriver(facade.core.host.settings.cgroup_driver)
+    of_pod = ("", parent_path(driver, declared.cgroup_parent), "", "", declared.namespace, declared.name)
+    message = [pb.PodSandboxMetrics(pod_sandbox_id=pod_id).SerializeToString()]
+    network = Facts(now_ns, network=facade.sampler.networks.get(pod_id))
+    message += encoded(table.NETWORK, network, (*of_pod[:3], pod_id, *of_pod[4:]))
+    usage = None if place is None else usages.cgroup(place)
+    details = None if place is None else usages.details(place)
+    if usage is not None and details is not None:
+        message += encoded(table.OF_CGROUPS, Facts(now_ns, usage, details), of_pod)
+    for name, path in running(facade, pod_id):
+        config = facade.view.containers.config(name)
+        image = config.image.user_specified_image or config.image.image
+        where = container_path(driver, declared.cgroup_parent, name)
+        labels = (config.metadata.name, where, image, name, declared.namespace, declared.name)
+        facts = _container_facts(facade, name, path, now_ns)
+        if facts is not None:
+            head = pb.ContainerMetrics(container_id=name).SerializeToString()
+            metrics = b"".join(encoded(table.OF_CONTAINERS, facts, labels))
+            message.append(embedded(CONTAINER_METRICS, head + metrics))
+    return b"".join(message)
+
+
+def _container_facts(facade: Facade, name: str, path: str, now_ns: int) -> Facts | None:
+    """Gather what is known of a running container; None when it ends just now."""
+    state, host = facade.view.containers.rows[name].state, facade.core.host
+    usage, details = host.usage.cgroup(path), host.usage.details(path)
+    if usage is None or details is None or state.declared is None:
+        return None
+    return Facts(
+        now_ns=now_ns,
+        usage=usage,
+        details=details,
+        started_at_ns=state.started_at_ns,
+        writable=host.layers.writable_usage(state.declared.writable),
+        room=host.layers.room(),
+        processes=facade.sampler.processes.get(name),
+    )
+
+
+def encoded(metrics: Iterable[Metric], facts: Facts, labels: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield every value of *metrics* as the encoded field that holds one Metric."""
+    for metric in metrics:
+        for value in metric.values(facts):
+            message = pb.Metric(
+                name=metric.name,
+                timestamp=value.at_ns,
+                metric_type=metric.kind,
+                label_values=labels + value.labels,
+                value=pb.UInt64Value(value=value.number),
+            )
+            yield embedded(METRICS, message.SerializeToString())
