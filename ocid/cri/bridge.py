@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 import grpclib.const
@@ -28,6 +28,7 @@ from ocid.events.envelope import Context
 log = logging.getLogger(__name__)
 
 Read = Callable[[Facade, Any], Message | Encoded]
+Streaming = Callable[[Facade, Any], Iterator[Message | Encoded]]
 Change = Callable[[Facade, Any, Context], Awaitable[Message]]
 Follow = Callable[[Facade, Any], contextlib.AbstractContextManager[AsyncGenerator[Message, None]]]
 
@@ -49,6 +50,29 @@ def reading(facade: Facade, name: str, handle: Read) -> Rpc:
         except Exception as bug:
             raise _internal(name, bug) from bug
         await stream.send_message(response)
+
+    return rpc
+
+
+def streaming(facade: Facade, name: str, handle: Streaming) -> Rpc:
+    """Serve an RPC that reads memory and answers in several messages, then ends.
+
+    *handle* takes all that it needs from memory before it gives the first message: between messages, the client's
+    slowness is waited for, and memory changes.
+    """
+
+    async def rpc(stream: Stream[Any, Any]) -> None:
+        request = await stream.recv_message()
+        try:
+            facade.require_open()
+            for response in handle(facade, request):
+                await stream.send_message(response)
+        except OcidError as error:
+            raise to_grpc(error) from None
+        except (GRPCError, ProtocolError, StreamTerminatedError):
+            raise  # grpclib's own affair: the client went away
+        except Exception as bug:
+            raise _internal(name, bug) from bug
 
     return rpc
 

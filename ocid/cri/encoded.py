@@ -7,7 +7,7 @@ Source: Protocol Buffers, "Encoding": encoded messages laid end to end are one m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -16,6 +16,8 @@ from grpclib.encoding.proto import ProtoCodec
 from grpclib.exceptions import GRPCError
 
 from ocid.projections.fold import Row
+
+BATCH_BYTES_MAX = 1 << 20  # of a streamed message; a Go client takes 4 MiB unless told otherwise
 
 State = TypeVar("State")
 Config = TypeVar("Config")
@@ -29,6 +31,24 @@ class Encoded:
     def __init__(self, kind: type[Message], data: bytes) -> None:
         self.kind = kind
         self.data = data
+
+
+def batches(kind: type[Message], parts: Iterable[bytes]) -> Iterator[Encoded]:
+    """Lay encoded items end to end in as many responses as their size asks for, none of them empty.
+
+    *kind* holds its items in the field of the same number as the response that the items were encoded in; all lists
+    of CRI v1 and their streams have them in field 1. All *parts* are taken before the first response is given.
+    """
+    batch: list[bytes] = []
+    size_bytes = 0
+    for part in list(parts):
+        if batch and size_bytes + len(part) > BATCH_BYTES_MAX:
+            yield Encoded(kind, b"".join(batch))
+            batch, size_bytes = [], 0
+        batch.append(part)
+        size_bytes += len(part)
+    if batch:
+        yield Encoded(kind, b"".join(batch))
 
 
 class Items(Generic[State, Config]):

@@ -60,6 +60,7 @@ READS: Mapping[str, bridge.Read] = {
     "ImageStatus": image_status,
     "ImageFsInfo": image_fs_info,
 }
+STREAMS: Mapping[str, bridge.Streaming] = {}
 CHANGES: Mapping[str, bridge.Change] = {
     "RunPodSandbox": run_pod_sandbox,
     "StopPodSandbox": stop_pod_sandbox,
@@ -91,6 +92,8 @@ class _Service:
         name = path.rpartition("/")[2]
         if name in READS:
             return bridge.reading(self._facade, name, READS[name])
+        if name in STREAMS:
+            return bridge.streaming(self._facade, name, STREAMS[name])
         if name in CHANGES:
             return bridge.changing(self._facade, name, CHANGES[name])
         if name in FOLLOWS:
