@@ -12,6 +12,7 @@ import trio
 
 from ocid.actors.actor import Note
 from ocid.actors.host import Host, back_off
+from ocid.actors.limits import apply_update
 from ocid.actors.pod import decode_pod_config
 from ocid.domain import container as domain
 from ocid.domain.configs import ContainerConfig, NamespaceMode, ProfileType
@@ -54,9 +55,7 @@ class ContainerEffects:
         except OcidError as error:
             step = type(effect).__name__.removesuffix("Effect")
             now_ns = self._host.clock.wall_ns()
-            return Note(
-                domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns)
-            )
+            return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns))
 
     async def _perform(self, effect: domain.Effect, declared: Declared, started_at_ns: int) -> Note:
         host = self._host
@@ -67,6 +66,8 @@ class ContainerEffects:
                 host.secrets.drop(declared.container_id)  # the bundle has them now
                 process = await host.runtime.create(self.order(declared))
                 return Note(domain.NoteCreated(pid=process.pid, start_ticks=process.start_ticks))
+            case domain.ApplyUpdate():
+                return await apply_update(host, self.order(declared), declared, effect)
             case domain.StartEffect():
                 at_ns = host.clock.wall_ns()  # before: a short program has ended when start returns
                 await host.runtime.start(self.order(declared))
@@ -109,9 +110,7 @@ class ContainerEffects:
         user = process_user(spec)
         salt = host.settings.salt + declared.container_id.encode()
         document = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
-        note = domain.NotePrepared(
-            spec=digest_of(document), uid=user.uid, gid=user.gid, groups=user.additional_gids
-        )
+        note = domain.NotePrepared(spec=digest_of(document), uid=user.uid, gid=user.gid, groups=user.additional_gids)
         return Note(note, (document,))
 
     def _revealed(self, declared: Declared) -> ContainerConfig:
@@ -228,9 +227,7 @@ class ContainerEffects:
 def _exited(ended: Exit, started_at_ns: int) -> Note:
     at_ns = max(ended.at_ns, started_at_ns)  # a file's time is that of the last tick
     return Note(
-        domain.NoteExited(
-            at_ns=at_ns, exit_code=ended.exit_code, oom_killed=ended.oom_killed, source=ended.source
-        )
+        domain.NoteExited(at_ns=at_ns, exit_code=ended.exit_code, oom_killed=ended.oom_killed, source=ended.source)
     )
 
 
@@ -246,5 +243,3 @@ def _pod_paths(declared: PodDeclared) -> PodPaths:
 def decode_container_config(document: bytes) -> ContainerConfig:
     """Decode a container's configuration document."""
     return msgspec.json.decode(document, type=ContainerConfig)
-
-

@@ -97,9 +97,7 @@ class PullEffects:
         pull_id = PullId(self._host.new_id(32))
         self.sessions[pull_id] = Session(reference, credentials)
         actor = self._core.pulls.create(pull_id, key)
-        requested = events.PullRequested(
-            pull_id=pull_id, reference=reference, with_credentials=credentials is not None
-        )
+        requested = events.PullRequested(pull_id=pull_id, reference=reference, with_credentials=credentials is not None)
         await actor.ask(pull.Request(requested=requested), context)
         return actor
 

@@ -36,9 +36,7 @@ class Supervisor:
         """Run *actor* until it is over, when *forget* is called, or until *given_up* is, with the reason."""
         self._nursery.start_soon(self._supervise, actor, forget, given_up)
 
-    async def _supervise(
-        self, actor: Actor[Any], forget: Callable[[], None], given_up: Callable[[str], None]
-    ) -> None:
+    async def _supervise(self, actor: Actor[Any], forget: Callable[[], None], given_up: Callable[[str], None]) -> None:
         crashes: deque[float] = deque()
         while True:
             try:
@@ -75,5 +73,3 @@ def describe(crash: BaseException) -> str:
     while isinstance(crash, BaseExceptionGroup) and crash.exceptions:
         crash = crash.exceptions[0]
     return f"{type(crash).__name__}: {crash}"[:ERROR_CHARS_MAX]
-
-

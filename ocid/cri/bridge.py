@@ -158,5 +158,3 @@ async def _refused(facade: Facade, name: str, connection: Any, error: OcidError)
 def _internal(name: str, bug: Exception) -> GRPCError:
     log.error("%s failed in a way nobody foresaw", name, exc_info=bug)
     return GRPCError(grpclib.const.Status.INTERNAL, f"{name}: {type(bug).__name__}: {bug}; this is a bug of ocid")
-
-

@@ -51,9 +51,7 @@ class CriClient:
 
     async def progress(self, reference: str) -> Sequence[Any]:
         """Return how far downloads have come. The CRI has no such call, so the store's staging files are looked at."""
-        return [
-            LayerProgress(digest=digest, done_bytes=size, total_bytes=0) for digest, size in self._staged().items()
-        ]
+        return [LayerProgress(digest=digest, done_bytes=size, total_bytes=0) for digest, size in self._staged().items()]
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:

@@ -98,7 +98,6 @@ def _log_path(directory: str, path: str) -> str:
     return str(PurePosixPath(directory) / path) if directory and path else ""
 
 
-
 def _refuse_unsupported(config: ContainerConfig) -> None:
     """Refuse what would otherwise be left out silently.
 

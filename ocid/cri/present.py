@@ -174,4 +174,3 @@ def pod_info(view: View, state: Pod, config: PodConfig) -> Mapping[str, str]:
         "lastSeq": view.pods.rows[state.declared.pod_id].seq,
     }
     return {"info": msgspec.json.encode(info).decode()}
-

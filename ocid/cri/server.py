@@ -25,6 +25,7 @@ from ocid.cri.container_remove import remove_container
 from ocid.cri.container_start import start_container
 from ocid.cri.container_status import container_status
 from ocid.cri.container_stop import stop_container
+from ocid.cri.container_update import update_container_resources
 from ocid.cri.encoded import Codec
 from ocid.cri.events_rpc import get_container_events
 from ocid.cri.exec_sync import exec_sync
@@ -69,6 +70,7 @@ CHANGES: Mapping[str, bridge.Change] = {
     "StartContainer": start_container,
     "StopContainer": stop_container,
     "RemoveContainer": remove_container,
+    "UpdateContainerResources": update_container_resources,
     "ReopenContainerLog": reopen_container_log,
     "ExecSync": exec_sync,
     "PullImage": pull_image,
@@ -168,5 +170,3 @@ async def serve(
         server.close()
         with trio.move_on_after(2, shield=True), contextlib.suppress(Exception):
             await trio_asyncio.aio_as_trio(server.wait_closed)()
-
-

@@ -88,14 +88,10 @@ def decide(state: Catalog, command: Command) -> tuple[CatalogEvent, ...]:
             known = state.images.get(image_id)
             facts: list[CatalogEvent] = []
             if known is None:
-                added = events.ImageAdded(
-                    image_id=image_id, manifest=manifest, config=config, size_bytes=size_bytes
-                )
+                added = events.ImageAdded(image_id=image_id, manifest=manifest, config=config, size_bytes=size_bytes)
                 facts.append(added)
             facts.extend(
-                events.ImageNamed(image_id=image_id, name=name)
-                for name in names
-                if state.by_name.get(name) != image_id
+                events.ImageNamed(image_id=image_id, name=name) for name in names if state.by_name.get(name) != image_id
             )
             return tuple(facts)
         case Remove(image_id=image_id):

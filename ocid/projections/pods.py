@@ -74,8 +74,7 @@ class Pods(Fold[Pod]):
         times = (
             row.state.declared.created_at_ns
             for row in self.rows.values()
-            if row.state.declared is not None
-            and key_of(row.state.declared)[:3] == (namespace, name, uid)
+            if row.state.declared is not None and key_of(row.state.declared)[:3] == (namespace, name, uid)
         )
         return max(times, default=0)
 

@@ -200,6 +200,21 @@ def _(event: container.GaveUp) -> str:
     return f"given up after too many crashes, its processes go on unwatched: {event.reason}"
 
 
+@_says(container.UpdateRequested)
+def _(event: container.UpdateRequested) -> str:
+    return f"change of its limits asked for: {event.brief or 'none'}"
+
+
+@_says(container.Updated)
+def _(event: container.Updated) -> str:
+    return f"change of its limits is in force, limits {short(event.limits)}"
+
+
+@_says(container.UpdateRefused)
+def _(event: container.UpdateRefused) -> str:
+    return f"change of its limits refused, all stay as they were: {event.error}: {event.message}"
+
+
 _always(container.StartRequested, "start asked for")
 _always(container.Started, "its program runs")
 _always(container.Released, "runtime state, mounts and cgroup are gone")
