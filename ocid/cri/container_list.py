@@ -12,7 +12,12 @@ from ocid.projections.containers import is_listed
 
 def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encoded:
     """Answer from memory. The filter's fields must all match; ids may be cut short."""
-    wanted, view, items = request.filter, facade.view, facade.container_items
+    return facade.container_items.response(container_parts(facade, request.filter))
+
+
+def container_parts(facade: Facade, wanted: pb.ContainerFilter) -> list[bytes]:
+    """Return the encoded item of every container that fits the filter."""
+    view, items = facade.view, facade.container_items
     items.sweep(view.containers.rows, view.seq)
     found = []
     for name, row in view.containers.rows.items():
@@ -26,4 +31,4 @@ def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encode
         config = view.containers.config(name)
         if labels_match(wanted.label_selector, config.labels):
             found.append(items.part(name, row, config))
-    return items.response(found)
+    return found

@@ -12,7 +12,12 @@ from ocid.projections.pods import is_listed
 
 def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> Encoded:
     """Answer from memory. The filter's fields must all match; an id may be cut short."""
-    wanted, view, items = request.filter, facade.view, facade.pod_items
+    return facade.pod_items.response(pod_parts(facade, request.filter))
+
+
+def pod_parts(facade: Facade, wanted: pb.PodSandboxFilter) -> list[bytes]:
+    """Return the encoded item of every pod that fits the filter."""
+    view, items = facade.view, facade.pod_items
     items.sweep(view.pods.rows, view.seq)
     found = []
     for name, row in view.pods.rows.items():
@@ -23,4 +28,4 @@ def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> Encod
         config = view.pods.config(name)
         if labels_match(wanted.label_selector, config.labels):
             found.append(items.part(name, row, config))
-    return items.response(found)
+    return found

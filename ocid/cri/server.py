@@ -34,13 +34,15 @@ from ocid.cri.image_fs_info import image_fs_info
 from ocid.cri.image_list import image_status, list_images
 from ocid.cri.image_pull import pull_image
 from ocid.cri.image_remove import remove_image
-from ocid.cri.runtime_config import runtime_config
+from ocid.cri.runtime_config import runtime_config, update_runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
 from ocid.cri.sandbox_remove import remove_pod_sandbox
 from ocid.cri.sandbox_run import run_pod_sandbox
 from ocid.cri.sandbox_status import pod_sandbox_status
 from ocid.cri.sandbox_stop import stop_pod_sandbox
+from ocid.cri.sandbox_update import update_pod_sandbox_resources
 from ocid.cri.status_rpc import status
+from ocid.cri.streams import stream_containers, stream_images, stream_pod_sandboxes
 from ocid.cri.stubs import api_grpc
 from ocid.cri.version import version
 from ocid.errors import AlreadyExists
@@ -61,11 +63,17 @@ READS: Mapping[str, bridge.Read] = {
     "ImageStatus": image_status,
     "ImageFsInfo": image_fs_info,
 }
-STREAMS: Mapping[str, bridge.Streaming] = {}
+STREAMS: Mapping[str, bridge.Streaming] = {
+    "StreamPodSandboxes": stream_pod_sandboxes,
+    "StreamContainers": stream_containers,
+    "StreamImages": stream_images,
+}
 CHANGES: Mapping[str, bridge.Change] = {
     "RunPodSandbox": run_pod_sandbox,
     "StopPodSandbox": stop_pod_sandbox,
     "RemovePodSandbox": remove_pod_sandbox,
+    "UpdatePodSandboxResources": update_pod_sandbox_resources,
+    "UpdateRuntimeConfig": update_runtime_config,
     "CreateContainer": create_container,
     "StartContainer": start_container,
     "StopContainer": stop_container,

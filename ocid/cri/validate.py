@@ -21,6 +21,7 @@ from ocid.errors import InvalidRequest
 
 NAME_BYTES_MAX: Final = 1024  # Kubernetes stops at 253; leaves room for other clients
 ID_BYTES_MAX: Final = 256  # ours are 64; a caller may try a name
+CIDR_BYTES_MAX: Final = 256  # room for several
 HOSTNAME_BYTES_MAX: Final = 64  # HOST_NAME_MAX, sethostname(2)
 IMAGE_BYTES_MAX: Final = 4096  # the longest reference registries take is 255 + 128 + 72
 METADATA_BYTES_MAX: Final = 1024 * 1024  # labels and annotations; Kubernetes stops at 256 KiB of annotations
@@ -93,6 +94,23 @@ def _sysctls(linux: pb.LinuxPodSandboxConfig, where: str) -> None:
         )
         if shared:
             raise InvalidRequest(f"{where} has {name[:100]!r}, but the pod shares that namespace with the host")
+
+
+def update_pod_sandbox_resources(request: pb.UpdatePodSandboxResourcesRequest) -> None:
+    """UpdatePodSandboxResources."""
+    pod_id(request.pod_sandbox_id)
+    checks.plain(request)
+    for field in ("overhead", "resources"):
+        if request.HasField(field):
+            linux_resources(getattr(request, field), f"{field}.")
+
+
+def update_runtime_config(request: pb.UpdateRuntimeConfigRequest) -> None:
+    """UpdateRuntimeConfig. Whether the text is a CIDR is for those who use it."""
+    checks.plain(request)
+    checks.short(
+        request.runtime_config.network_config.pod_cidr, "runtime_config.network_config.pod_cidr", CIDR_BYTES_MAX
+    )
 
 
 def port_forward(request: pb.PortForwardRequest) -> None:

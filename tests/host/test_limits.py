@@ -187,7 +187,7 @@ async def test_a_cancelled_change_is_undone(world: World, monkeypatch: pytest.Mo
 
 async def test_the_oom_score_is_that_of_all_who_have_not_chosen_one(world: World) -> None:
     script = "sleep 100 & (echo 900 > /proc/self/oom_score_adj; exec sleep 100) & exec sleep 100"
-    async with living(world, "/bin/sh", "-c", script) as (order, init):
+    async with living(world, "/bin/sh", "-c", script) as (order, _):
         await until(lambda: sorted(scores(world, order)) == [0, 0, 900])
         await world.runtime.update(order, change(BEFORE, oom_score_adj=300))
 
