@@ -39,8 +39,6 @@ from ocid.domain.container_effects import (
 from ocid.domain.container_effects import (
     Watch as Watch,
 )
-from ocid.domain.container_update import ApplyUpdate as ApplyUpdate
-from ocid.domain.container_update import Limits
 from ocid.errors import WrongState
 from ocid.events import container as events
 from ocid.events.container import ContainerEvent
@@ -63,7 +61,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     start_failed: events.StartFailed | None = None
     stop: events.StopRequested | None = None
     exited: events.Exited | None = None
-    limits: Limits = Limits()
+    limits: updates.Limits = updates.Limits()
     released: bool = False
     remove_wanted: bool = False
     removed: bool = False
@@ -191,10 +189,7 @@ Command = (
     | NoteFailed | NoteLogReopened | NoteGaveUp | updates.Command
 )  # fmt: skip
 
-# --- effects ---------------------------------------------------------------------------------------------------------
-
-
-Effect = PrepareEffect | CreateEffect | ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
+Effect = PrepareEffect | CreateEffect | updates.ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
 
 # --- the three functions ---------------------------------------------------------------------------------------------
 
