@@ -65,6 +65,9 @@ async def test_a_change_is_in_the_kernel_the_status_and_the_log(daemon: Daemon, 
         "memory": {"limit": GIB, "swap": GIB},
         "unified": {"memory.high": "9"},
     }
+    verbose = pb.ContainerStatusRequest(container_id=app, verbose=True)
+    spec = json.loads((await daemon.client.ContainerStatus(verbose)).info["info"])["runtimeSpec"]
+    assert spec["linux"]["resources"]["cpu"] == {"shares": 256, "quota": 20_000, "period": 50_000}
     asked, done = daemon.log(container.UpdateRequested, container.Updated)
     assert isinstance(asked.event, container.UpdateRequested)
     assert asked.event.brief == "cpu_period=50000 cpu_quota=20000 cpu_shares=256 unified=memory.high:9"
