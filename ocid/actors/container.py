@@ -12,10 +12,12 @@ import trio
 
 from ocid.actors.actor import Note
 from ocid.actors.host import Host, back_off
+from ocid.actors.limits import apply_update
 from ocid.actors.pod import decode_pod_config
 from ocid.domain import container as domain
 from ocid.domain.configs import ContainerConfig, NamespaceMode, ProfileType
 from ocid.domain.container import Container
+from ocid.domain.container_update import ApplyUpdate
 from ocid.domain.pod import Pod
 from ocid.domain.redaction import reveal
 from ocid.domain.spec import users
@@ -65,6 +67,8 @@ class ContainerEffects:
                 host.secrets.drop(declared.container_id)  # the bundle has them now
                 process = await host.runtime.create(self.order(declared))
                 return Note(domain.NoteCreated(pid=process.pid, start_ticks=process.start_ticks))
+            case ApplyUpdate():
+                return await apply_update(host, self.order(declared), declared, effect)
             case domain.StartEffect():
                 at_ns = host.clock.wall_ns()  # before: a short program has ended when start returns
                 await host.runtime.start(self.order(declared))

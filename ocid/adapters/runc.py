@@ -24,6 +24,7 @@ from ocid.adapters.conmon import EXIT_FILE_S, Monitor
 from ocid.adapters.execs import Execs
 from ocid.adapters.handlers import Handler, HandlerConfig
 from ocid.adapters.hostfacts import gather_host_facts
+from ocid.adapters.limits import UPDATE_FILES, LimitUpdates
 from ocid.adapters.migration import MigrationLock
 from ocid.adapters.oom import OomCounts
 from ocid.adapters.start import release
@@ -37,6 +38,7 @@ from ocid.ports import (
     ExecResult,
     Exit,
     HandlerFeatures,
+    LimitsOrder,
     Process,
     Signalled,
     Wanting,
@@ -45,7 +47,7 @@ from ocid.ports import (
 KILL_S: Final = 10.0  # a process that outlives SIGKILL this long hangs in the kernel
 _OURS: Final = (  # files in a bundle
     *("init.pid", "monitor.json", "monitor.err", "runtime.log", "attach", "ctl", "winsz", "oom", "exit", "log"),
-    *("begun", "made"),
+    *("begun", "made", *UPDATE_FILES),
 )
 
 
@@ -59,6 +61,7 @@ class OciRuntime:
         self._facts = facts
         self._oom = OomCounts(cgroups)
         self._execs = Execs(cgroups)
+        self._updates = LimitUpdates(cgroups)
         self._migration = MigrationLock(cgroups.hierarchies)
 
     @classmethod
@@ -198,6 +201,16 @@ class OciRuntime:
             await handler.call(f"start of container {order.container_id!r}", log, "start", order.container_id)
             return
         await release(handler.kind, fifo, state.process, order, self._monitor)
+
+    async def update(self, order: ContainerOrder, limits: LimitsOrder) -> None:
+        """Put limits into force, and into the bundle's specification: all of them, or none.
+
+        Raises:
+            WrongState: the container has no init any more.
+            EffectFailed: the kernel or the OCI runtime refused; the limits are again what they were before.
+            Unavailable: the runtime did not answer in time; the limits are again what they were before.
+        """
+        await self._updates.run(self.handler(order.handler), order, limits)
 
     async def wait(self, order: ContainerOrder, process: Process) -> Exit:
         """Wait until the container's init is gone, and return how it ended, from the monitor's exit file.

@@ -17,7 +17,12 @@ def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encode
         InvalidRequest: the filter is malformed.
     """
     validate.list_containers(request)
-    wanted, view, items = request.filter, facade.view, facade.container_items
+    return facade.container_items.response(container_parts(facade, request.filter))
+
+
+def container_parts(facade: Facade, wanted: pb.ContainerFilter) -> list[bytes]:
+    """Return the encoded item of every container that fits the filter."""
+    view, items = facade.view, facade.container_items
     items.sweep(view.containers.rows, view.seq)
     found = []
     for name, row in view.containers.rows.items():
@@ -31,4 +36,4 @@ def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encode
         config = view.containers.config(name)
         if labels_match(wanted.label_selector, config.labels):
             found.append(items.part(name, row, config))
-    return items.response(found)
+    return found

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
 from ocid.cri import present
 from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain.spec.resources import oci_resources
 
 
 def container_status(facade: Facade, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
@@ -20,5 +26,14 @@ def container_status(facade: Facade, request: pb.ContainerStatusRequest) -> pb.C
     response = pb.ContainerStatusResponse(status=present.container_status(state, config))
     if request.verbose:
         spec = b"" if state.prepared is None else facade.core.host.journal.document(state.prepared.spec)
+        if spec and state.limits.in_force is not None:
+            spec = _with_limits(spec, oci_resources(config.linux.resources, facade.core.host.runtime.host_facts()))
         response.info.update(present.container_info(facade.view, state, spec))
     return response
+
+
+def _with_limits(spec: bytes, limits: Mapping[str, object]) -> bytes:
+    """Put the limits that are in force now into the specification as it was recorded."""
+    document = msgspec.json.decode(spec, type=dict[str, Any])
+    document["linux"]["resources"].update(limits)
+    return msgspec.json.encode(document)

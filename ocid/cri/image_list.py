@@ -19,15 +19,19 @@ def list_images(facade: Facade, request: pb.ListImagesRequest) -> pb.ListImagesR
         InvalidRequest: the filter is malformed.
     """
     validate.list_images(request)
+    return pb.ListImagesResponse(images=matching_images(facade, request.filter))
+
+
+def matching_images(facade: Facade, wanted: pb.ImageFilter) -> list[pb.Image]:
+    """Return every image that fits the filter."""
     images = facade.catalog_state().images
-    wanted = request.filter.image.image
-    if wanted:
+    if wanted.image.image:
         try:
-            image_id = facade.image_id(wanted)
+            image_id = facade.image_id(wanted.image.image)
         except NotFound:
-            return pb.ListImagesResponse()
+            return []
         images = {image_id: images[image_id]}
-    return pb.ListImagesResponse(images=[image_message(facade, image) for image in images.values()])
+    return [image_message(facade, image) for image in images.values()]
 
 
 def image_status(facade: Facade, request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:

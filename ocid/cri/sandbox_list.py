@@ -17,7 +17,12 @@ def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> Encod
         InvalidRequest: the filter is malformed.
     """
     validate.list_pods(request)
-    wanted, view, items = request.filter, facade.view, facade.pod_items
+    return facade.pod_items.response(pod_parts(facade, request.filter))
+
+
+def pod_parts(facade: Facade, wanted: pb.PodSandboxFilter) -> list[bytes]:
+    """Return the encoded item of every pod that fits the filter."""
+    view, items = facade.view, facade.pod_items
     items.sweep(view.pods.rows, view.seq)
     found = []
     for name, row in view.pods.rows.items():
@@ -28,4 +33,4 @@ def list_pod_sandbox(facade: Facade, request: pb.ListPodSandboxRequest) -> Encod
         config = view.pods.config(name)
         if labels_match(wanted.label_selector, config.labels):
             found.append(items.part(name, row, config))
-    return items.response(found)
+    return found

@@ -25,6 +25,7 @@ from ocid.cri.container_start import start_container
 from ocid.cri.container_stats import container_stats, list_container_stats, stream_container_stats
 from ocid.cri.container_status import container_status
 from ocid.cri.container_stop import stop_container
+from ocid.cri.container_update import update_container_resources
 from ocid.cri.encoded import Codec
 from ocid.cri.events_rpc import get_container_events
 from ocid.cri.exec_sync import exec_sync
@@ -34,7 +35,7 @@ from ocid.cri.image_list import image_status, list_images
 from ocid.cri.image_pull import pull_image
 from ocid.cri.image_remove import remove_image
 from ocid.cri.inline import Answer, InlineServer
-from ocid.cri.runtime_config import runtime_config
+from ocid.cri.runtime_config import runtime_config, update_runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
 from ocid.cri.sandbox_metrics import list_metric_descriptors, list_pod_sandbox_metrics, stream_pod_sandbox_metrics
 from ocid.cri.sandbox_remove import remove_pod_sandbox
@@ -42,7 +43,9 @@ from ocid.cri.sandbox_run import run_pod_sandbox
 from ocid.cri.sandbox_stats import list_pod_sandbox_stats, pod_sandbox_stats, stream_pod_sandbox_stats
 from ocid.cri.sandbox_status import pod_sandbox_status
 from ocid.cri.sandbox_stop import stop_pod_sandbox
+from ocid.cri.sandbox_update import update_pod_sandbox_resources
 from ocid.cri.status_rpc import status
+from ocid.cri.streams import stream_containers, stream_images, stream_pod_sandboxes
 from ocid.cri.stubs import api_grpc
 from ocid.cri.version import version
 from ocid.errors import AlreadyExists
@@ -74,15 +77,21 @@ STREAMS: Mapping[str, bridge.Streaming] = {
     "StreamContainerStats": stream_container_stats,
     "StreamPodSandboxStats": stream_pod_sandbox_stats,
     "StreamPodSandboxMetrics": stream_pod_sandbox_metrics,
+    "StreamPodSandboxes": stream_pod_sandboxes,
+    "StreamContainers": stream_containers,
+    "StreamImages": stream_images,
 }
 CHANGES: Mapping[str, bridge.Change] = {
     "RunPodSandbox": run_pod_sandbox,
     "StopPodSandbox": stop_pod_sandbox,
     "RemovePodSandbox": remove_pod_sandbox,
+    "UpdatePodSandboxResources": update_pod_sandbox_resources,
+    "UpdateRuntimeConfig": update_runtime_config,
     "CreateContainer": create_container,
     "StartContainer": start_container,
     "StopContainer": stop_container,
     "RemoveContainer": remove_container,
+    "UpdateContainerResources": update_container_resources,
     "ReopenContainerLog": reopen_container_log,
     "ExecSync": exec_sync,
     "PullImage": pull_image,

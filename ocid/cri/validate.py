@@ -22,6 +22,7 @@ from ocid.cri.validate_resources import linux_resources
 from ocid.errors import InvalidRequest
 
 HANDLER_BYTES_MAX: Final = 63  # a DNS label; Kubernetes RuntimeClass.handler
+CIDR_BYTES_MAX: Final = 256  # room for several
 TIMEOUT_S_MAX: Final = 10 * 365 * 86_400  # beyond this a timeout is a slip, and overflows clocks further down
 CREDENTIAL_BYTES_MAX: Final = 64 * 1024  # of one; the longest tokens are below 16 KiB
 
@@ -37,10 +38,27 @@ def run_pod_sandbox(request: pb.RunPodSandboxRequest) -> None:
     pod_config(request.config, "config.")
 
 
-def list_pods(request: pb.ListPodSandboxRequest) -> None:
+def list_pods(request: pb.ListPodSandboxRequest | pb.StreamPodSandboxesRequest) -> None:
     """ListPodSandbox, and the other lists of pods: a filter that can match nothing is a slip."""
     checks.plain(request)
     checks.short(request.filter.id, "filter.id", checks.ID_BYTES_MAX)
+
+
+def update_pod_sandbox_resources(request: pb.UpdatePodSandboxResourcesRequest) -> None:
+    """UpdatePodSandboxResources."""
+    pod_id(request.pod_sandbox_id)
+    checks.plain(request)
+    for field in ("overhead", "resources"):
+        if request.HasField(field):
+            linux_resources(getattr(request, field), f"{field}.")
+
+
+def update_runtime_config(request: pb.UpdateRuntimeConfigRequest) -> None:
+    """UpdateRuntimeConfig. Whether the text is a CIDR is for those who use it."""
+    checks.plain(request)
+    checks.short(
+        request.runtime_config.network_config.pod_cidr, "runtime_config.network_config.pod_cidr", CIDR_BYTES_MAX
+    )
 
 
 def port_forward(request: pb.PortForwardRequest) -> None:
@@ -74,7 +92,7 @@ def create_container(request: pb.CreateContainerRequest) -> None:
         raise InvalidRequest("config.linux.security_context.privileged is set, but the pod is not privileged")
 
 
-def list_containers(request: pb.ListContainersRequest) -> None:
+def list_containers(request: pb.ListContainersRequest | pb.StreamContainersRequest) -> None:
     """ListContainers, and the other lists of containers."""
     checks.plain(request)
     checks.short(request.filter.id, "filter.id", checks.ID_BYTES_MAX)
@@ -139,7 +157,7 @@ def image(spec: pb.ImageSpec) -> None:
     checks.image(spec, "image.")
 
 
-def list_images(request: pb.ListImagesRequest) -> None:
+def list_images(request: pb.ListImagesRequest | pb.StreamImagesRequest) -> None:
     """ListImages. A filter without an image is none."""
     checks.plain(request)
     checks.short(request.filter.image.image, "filter.image.image", checks.IMAGE_BYTES_MAX)

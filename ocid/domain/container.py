@@ -3,6 +3,7 @@
 The life of a container, as ``plan`` walks it::
 
     declared ─ Prepare ─ prepared ─ Create ─ created ─ Watch
+    change of limits wanted ─ ApplyUpdate (each in its turn) ─ updated or refused
     start wanted ─ Start ─ started ─ Watch ─ exited ─ Release ─ released
     stop wanted ─ Terminate ─ exited ─ Release
     remove wanted ─ (all of stop) ─ Release ─ Erase ─ removed
@@ -16,6 +17,28 @@ from typing import assert_never
 
 import msgspec
 
+from ocid.domain import container_update as updates
+from ocid.domain.container_effects import (  # part of this module to all who use it
+    CreateEffect as CreateEffect,
+)
+from ocid.domain.container_effects import (
+    Erase as Erase,
+)
+from ocid.domain.container_effects import (
+    PrepareEffect as PrepareEffect,
+)
+from ocid.domain.container_effects import (
+    Release as Release,
+)
+from ocid.domain.container_effects import (
+    StartEffect as StartEffect,
+)
+from ocid.domain.container_effects import (
+    Terminate as Terminate,
+)
+from ocid.domain.container_effects import (
+    Watch as Watch,
+)
 from ocid.errors import WrongState
 from ocid.events import container as events
 from ocid.events.container import ContainerEvent
@@ -38,6 +61,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     start_failed: events.StartFailed | None = None
     stop: events.StopRequested | None = None
     exited: events.Exited | None = None
+    limits: updates.Limits = updates.Limits()
     released: bool = False
     remove_wanted: bool = False
     removed: bool = False
@@ -48,12 +72,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ended(self) -> bool:
         """Whether no process of the container can run any more, or ever could."""
-        return (
-            self.exited is not None
-            or self.prepare_failed is not None
-            or self.create_failed is not None
-            or self.start_failed is not None
-        )
+        ends = (self.exited, self.prepare_failed, self.create_failed, self.start_failed)
+        return any(end is not None for end in ends)
 
     @property
     def running(self) -> bool:
@@ -166,55 +186,10 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
 
 Command = (
     Create | NotePrepared | NoteCreated | Start | NoteStarted | Stop | NoteExited | NoteReleased | Remove | NoteErased
-    | NoteFailed | NoteLogReopened | NoteGaveUp
+    | NoteFailed | NoteLogReopened | NoteGaveUp | updates.Command
 )  # fmt: skip
 
-# --- effects ---------------------------------------------------------------------------------------------------------
-
-
-class PrepareEffect(msgspec.Struct, frozen=True, kw_only=True, tag="Prepare"):
-    """Mount the root file system, build and write the specification."""
-
-
-class CreateEffect(msgspec.Struct, frozen=True, kw_only=True, tag="Create"):
-    """Have monitor and runtime make the container."""
-
-
-class StartEffect(msgspec.Struct, frozen=True, kw_only=True, tag="Start"):
-    """Let its program run."""
-
-
-class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """Wait for its init to end."""
-
-    pid: int
-    start_ticks: int
-    failures: int
-
-
-class Terminate(msgspec.Struct, frozen=True, kw_only=True):
-    """Send the stop signal, wait, kill when the time is up, wait for the end."""
-
-    pid: int
-    start_ticks: int
-    signal: str
-    kill_at_boot_ns: int
-    failures: int
-
-
-class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """Delete runtime state, unmount, remove the cgroup."""
-
-    failures: int
-
-
-class Erase(msgspec.Struct, frozen=True, kw_only=True):
-    """Remove the writable layer and the bundle."""
-
-    failures: int
-
-
-Effect = PrepareEffect | CreateEffect | StartEffect | Watch | Terminate | Release | Erase
+Effect = PrepareEffect | CreateEffect | updates.ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
 
 # --- the three functions ---------------------------------------------------------------------------------------------
 
@@ -254,12 +229,16 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
             return (events.Removed(),) if state.remove_wanted and state.released else ()
         case NoteLogReopened():
             return (events.LogReopened(),)
+        case updates.Update() | updates.NoteUpdated() | updates.NoteUpdateRefused():
+            return updates.decide(state.limits, command, _name(state), _closed(state))
         case _:
             assert_never(command)
 
 
 def _decide_absent(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
-    if isinstance(command, Start) or (state.declared is None and not isinstance(command, Stop | Remove | NoteGaveUp)):
+    if isinstance(command, Start | updates.Update) or (
+        state.declared is None and not isinstance(command, Stop | Remove | NoteGaveUp)
+    ):
         raise WrongState("container", _name(state), wants="created", is_now=state.phase)
     return ()
 
@@ -309,6 +288,13 @@ def _decide_made(state: Container, note: NotePrepared | NoteCreated | NoteStarte
             assert_never(note)
 
 
+def _closed(state: Container) -> str:
+    """Say what keeps a declared container from taking a change of its limits, "" when nothing does."""
+    if state.ended or state.remove_wanted or state.prepared is None:
+        return state.phase
+    return "stopping" if state.stop is not None else "given up" if state.gave_up is not None else ""
+
+
 def _name(state: Container) -> str:
     return state.declared.container_id if state.declared is not None else ""
 
@@ -347,6 +333,8 @@ def evolve(state: Container, event: ContainerEvent) -> Container:
             return change(state, failures=failures, last_error=f"{step}: {message}")
         case events.LogReopened():
             return state
+        case events.UpdateRequested() | events.Updated() | events.UpdateRefused():
+            return change(state, limits=updates.evolve(state.limits, event))
         case events.GaveUp(reason=reason):
             return change(state, gave_up=reason)
         case _:
@@ -374,6 +362,8 @@ def plan(state: Container) -> Effect | None:
             kill_at_boot_ns=state.stop.kill_at_boot_ns if state.started_at_ns else 0,  # nothing to be gentle with
             failures=state.failures,
         )
+    if state.limits.wanted:
+        return updates.plan(state.limits)
     if state.start_wanted and not state.started_at_ns:
         return StartEffect()
     return Watch(pid=pid, start_ticks=start_ticks, failures=state.failures)

@@ -40,6 +40,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0  # of the step now owed, in a row
     last_error: str = ""  # of these failures
     gave_up: str | None = None
+    overhead: Digest | None = None  # document: LinuxResources as told last; None: as declared
+    resources: Digest | None = None  # the same
 
     @property
     def is_ready(self) -> bool:
@@ -133,6 +135,14 @@ class NoteErased(msgspec.Struct, frozen=True, kw_only=True):
     """The pod's containers are removed; nothing is left."""
 
 
+class NoteResources(msgspec.Struct, frozen=True, kw_only=True):
+    """CRI UpdatePodSandboxResources."""
+
+    overhead: Digest | None
+    resources: Digest | None
+    brief: str = ""
+
+
 class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
     """The supervisor will not restart this actor."""
 
@@ -141,7 +151,7 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
 
 Command = (
     Run | NotePrepared | NoteAttached | NotePaused | NoteFailed | NoteLost | Stop | NoteContainersStopped
-    | NoteDetached | NoteReleased | Remove | NoteErased | NoteGaveUp
+    | NoteDetached | NoteReleased | Remove | NoteErased | NoteGaveUp | NoteResources
 )  # fmt: skip
 
 # --- effects ---------------------------------------------------------------------------------------------------------
@@ -214,6 +224,9 @@ def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
             return _wanting_removal(state)
         case NoteLost(reason=reason):
             return () if state.stop_wanted or state.lost is not None else (events.Lost(reason=reason),)
+        case NoteResources(overhead=overhead, resources=resources, brief=brief):
+            told = events.ResourcesUpdated(overhead=overhead, resources=resources, brief=brief)
+            return () if evolve(state, told) == state else (told,)
         case NoteGaveUp(reason=reason):
             return () if state.gave_up is not None else (events.GaveUp(reason=reason),)
         case NoteFailed():
@@ -313,6 +326,8 @@ def evolve(state: Pod, event: PodEvent) -> Pod:
             return change(state, failures=failures, last_error=f"{step}: {message}")
         case events.GaveUp(reason=reason):
             return change(state, gave_up=reason)
+        case events.ResourcesUpdated(overhead=overhead, resources=resources):
+            return change(state, overhead=overhead or state.overhead, resources=resources or state.resources)
         case _:
             assert_never(event)
 

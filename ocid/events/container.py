@@ -140,6 +140,32 @@ class LogReopened(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "container.log_reopened"
 
 
+class UpdateRequested(Event, frozen=True, kw_only=True):
+    """UpdateContainerResources was called. What the change leaves at zero stays as it is."""
+
+    TYPE: ClassVar[str] = "container.update_requested"
+    update_id: str
+    change: Digest  # document: LinuxResources as JSON
+    brief: str = ""  # of the change, for reading
+
+
+class Updated(Event, frozen=True, kw_only=True):
+    """The change is in force."""
+
+    TYPE: ClassVar[str] = "container.updated"
+    update_id: str
+    limits: Digest  # document: LinuxResources as JSON, all that is in force from now on
+
+
+class UpdateRefused(Event, frozen=True, kw_only=True):
+    """The change could not be applied; the limits are what they were before it."""
+
+    TYPE: ClassVar[str] = "container.update_refused"
+    update_id: str
+    error: str  # class name from ocid.errors
+    message: str
+
+
 class GaveUp(Event, frozen=True, kw_only=True):
     """The container's actor crashed more often than its budget allows. Its processes go on, unwatched."""
 
@@ -150,9 +176,11 @@ class GaveUp(Event, frozen=True, kw_only=True):
 ContainerEvent = (
     Declared | Prepared | PrepareFailed | Created | CreateFailed | StartRequested | Started | StartFailed
     | StopRequested | Exited | Released | RemoveRequested | Removed | EffectFailed | LogReopened | GaveUp
+    | UpdateRequested | Updated | UpdateRefused
 )  # fmt: skip
 
 enter(
     Declared, Prepared, PrepareFailed, Created, CreateFailed, StartRequested, Started, StartFailed,
     StopRequested, Exited, Released, RemoveRequested, Removed, EffectFailed, LogReopened, GaveUp,
+    UpdateRequested, Updated, UpdateRefused,
 )  # fmt: skip

@@ -105,4 +105,14 @@ class LogQuarantined(Event, frozen=True, kw_only=True):
     last_good_hash: str  # hex
 
 
-enter(Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, OrphanFound, LogQuarantined)
+class RuntimeConfigured(Event, frozen=True, kw_only=True):
+    """UpdateRuntimeConfig told the node's pod CIDR. The networks of this node are configured elsewhere."""
+
+    TYPE: ClassVar[str] = "node.runtime_configured"
+    pod_cidr: str
+
+
+enter(
+    Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, OrphanFound, LogQuarantined,
+    RuntimeConfigured,
+)  # fmt: skip

@@ -122,6 +122,15 @@ class EffectFailed(Event, frozen=True, kw_only=True):
     failures: int  # of this step, in a row
 
 
+class ResourcesUpdated(Event, frozen=True, kw_only=True):
+    """UpdatePodSandboxResources told what the kubelet has made of the pod's own cgroup, which is not ours to change."""
+
+    TYPE: ClassVar[str] = "pod.resources_updated"
+    overhead: Digest | None = None  # document: LinuxResources as JSON; None: not told
+    resources: Digest | None = None  # document: LinuxResources as JSON, the sum over the containers; None: not told
+    brief: str = ""  # of both, for reading
+
+
 class GaveUp(Event, frozen=True, kw_only=True):
     """The pod's actor crashed more often than its budget allows. The pod is NotReady; its containers go on."""
 
@@ -131,10 +140,10 @@ class GaveUp(Event, frozen=True, kw_only=True):
 
 PodEvent = (
     Declared | Prepared | NetworkAttached | PauseStarted | Ready | Failed | Lost | StopRequested | ContainersStopped
-    | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp
+    | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp | ResourcesUpdated
 )  # fmt: skip
 
 enter(
     Declared, Prepared, NetworkAttached, PauseStarted, Ready, Failed, Lost, StopRequested, ContainersStopped,
-    NetworkDetached, Stopped, RemoveRequested, Removed, EffectFailed, GaveUp,
+    NetworkDetached, Stopped, RemoveRequested, Removed, EffectFailed, GaveUp, ResourcesUpdated,
 )  # fmt: skip

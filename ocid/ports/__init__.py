@@ -7,7 +7,16 @@ order, and the next call deals with it. They raise the errors of ``ocid.errors``
 
 from __future__ import annotations
 
-from ocid.ports.containers import ContainerOrder, ExecProcess, ExecResult, HandlerFeatures, Runtime, Signalled, Wanting
+from ocid.ports.containers import (
+    ContainerOrder,
+    ExecProcess,
+    ExecResult,
+    HandlerFeatures,
+    LimitsOrder,
+    Runtime,
+    Signalled,
+    Wanting,
+)
 from ocid.ports.images import (
     Credentials,
     HostFiles,
@@ -40,6 +49,7 @@ __all__ = [
     "LayerProgress",
     "LayerSize",
     "Layers",
+    "LimitsOrder",
     "Network",
     "NetworkOrder",
     "Process",

@@ -27,6 +27,14 @@ class ContainerOrder(msgspec.Struct, frozen=True, kw_only=True):
     tty: bool = False
 
 
+class LimitsOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits that a container shall have, complete: also those that do not change."""
+
+    update_id: str  # the same for every try of one change
+    resources: Mapping[str, Any]  # OCI linux.resources without devices and pids
+    oom_score_adj: int | None = None  # for its processes, already within what we may set; None leaves it
+
+
 class Signalled(msgspec.Struct, frozen=True, kw_only=True):
     """What to send, and to whom."""
 
@@ -77,6 +85,17 @@ class Runtime(Protocol):
 
         Raises:
             EffectFailed: the program could not be executed.
+        """
+
+    async def update(self, order: ContainerOrder, limits: LimitsOrder) -> None:
+        """Put limits into force, and into the bundle's specification: all of them, or none.
+
+        A try that the daemon's death cut short is finished by the next one of the same ``update_id``.
+
+        Raises:
+            WrongState: the container has no init any more.
+            EffectFailed: the kernel or the OCI runtime refused. The limits are again what they were before; cancelled,
+                too.
         """
 
     async def wait(self, order: ContainerOrder, process: Process) -> Exit:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from ocid.domain import container as domain
-from ocid.domain.configs import ContainerConfig
+from ocid.domain.configs import ContainerConfig, LinuxResources
 from ocid.domain.container import Container
 from ocid.events.container import Declared
 from ocid.ids import ContainerId, Digest, PodId
@@ -49,6 +49,8 @@ class Containers(Fold[Container]):
             self.by_pod.setdefault(declared.pod_id, {})[declared.container_id] = None
         if (after is None or after.state.remove_wanted) and self.by_key.get(key_of(declared)) == declared.container_id:
             del self.by_key[key_of(declared)]
+        if before is not None and after is not None and before.state.limits.in_force != after.state.limits.in_force:
+            self._configs.pop(name, None)
         if after is None:
             self._configs.pop(name, None)
             siblings = self.by_pod.get(declared.pod_id, {})
@@ -57,12 +59,19 @@ class Containers(Fold[Container]):
                 self.by_pod.pop(declared.pod_id, None)
 
     def config(self, container_id: str) -> ContainerConfig:
-        """Return the configuration of a container that has a row, secrets replaced by commitments."""
+        """Return the configuration of a container that has a row, with the limits that are in force now.
+
+        Secrets are replaced by commitments.
+        """
         config = self._configs.get(container_id)
         if config is None:
-            declared = self.rows[container_id].state.declared
-            assert declared is not None, f"container {container_id} has a row without a declaration"
-            config = msgspec.json.decode(self._document(declared.config), type=ContainerConfig)
+            state = self.rows[container_id].state
+            assert state.declared is not None, f"container {container_id} has a row without a declaration"
+            config = msgspec.json.decode(self._document(state.declared.config), type=ContainerConfig)
+            if state.limits.in_force is not None:
+                limits = msgspec.json.decode(self._document(state.limits.in_force), type=LinuxResources)
+                linux = msgspec.structs.replace(config.linux, resources=limits)
+                config = msgspec.structs.replace(config, linux=linux)
             self._configs[container_id] = config
         return config
 

@@ -18,6 +18,7 @@ class Node(msgspec.Struct, kw_only=True):
     stopped: bool = False
     peers: dict[int, events.PeerSeen] = {}  # seq of node.peer_seen → the peer
     given_up: dict[str, str] = {}  # stream → error
+    pod_cidr: str = ""  # as the kubelet told it last
 
     def apply(self, envelope: Envelope) -> None:
         """Fold one event in."""
@@ -34,5 +35,7 @@ class Node(msgspec.Struct, kw_only=True):
                     del self.peers[next(iter(self.peers))]
             case events.ActorGaveUp(stream=stream, error=error):
                 self.given_up[stream] = error
+            case events.RuntimeConfigured(pod_cidr=pod_cidr):
+                self.pod_cidr = pod_cidr
             case _:
                 pass

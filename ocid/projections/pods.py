@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from ocid.domain import pod as domain
-from ocid.domain.configs import PodConfig
+from ocid.domain.configs import LinuxResources, PodConfig
 from ocid.domain.pod import Pod
 from ocid.events.pod import Declared
 from ocid.ids import Digest, PodId
@@ -56,16 +56,19 @@ class Pods(Fold[Pod]):
             for address in declared.addresses:
                 if self.leases.get(address) == declared.pod_id:
                     del self.leases[address]
-        if after is None:
+        if after is None or (before is not None and _told(before.state) != _told(after.state)):
             self._configs.pop(name, None)
 
     def config(self, pod_id: str) -> PodConfig:
-        """Return the configuration of a pod that has a row."""
+        """Return the configuration of a pod that has a row, with the resources that were told last."""
         config = self._configs.get(pod_id)
         if config is None:
-            declared = self.rows[pod_id].state.declared
-            assert declared is not None, f"pod {pod_id} has a row without a declaration"
-            config = msgspec.json.decode(self._document(declared.config), type=PodConfig)
+            state = self.rows[pod_id].state
+            assert state.declared is not None, f"pod {pod_id} has a row without a declaration"
+            config = msgspec.json.decode(self._document(state.declared.config), type=PodConfig)
+            told = {name: msgspec.json.decode(self._document(one), type=LinuxResources) for name, one in _told(state)}
+            if told:
+                config = msgspec.structs.replace(config, linux=msgspec.structs.replace(config.linux, **told))
             self._configs[pod_id] = config
         return config
 
@@ -77,6 +80,12 @@ class Pods(Fold[Pod]):
             if row.state.declared is not None and key_of(row.state.declared)[:3] == (namespace, name, uid)
         )
         return max(times, default=0)
+
+
+def _told(state: Pod) -> list[tuple[str, Digest]]:
+    """List which fields of LinuxPodConfig have been told anew, with their documents."""
+    told = (("overhead", state.overhead), ("resources", state.resources))
+    return [(name, document) for name, document in told if document is not None]
 
 
 def is_listed(state: Pod) -> bool:

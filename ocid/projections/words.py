@@ -129,6 +129,11 @@ def _(event: pod.GaveUp) -> str:
     return f"given up after too many crashes, its containers go on: {event.reason}"
 
 
+@_says(pod.ResourcesUpdated)
+def _(event: pod.ResourcesUpdated) -> str:
+    return f"the kubelet told the resources of the pod's cgroup: {event.brief or 'none'}"
+
+
 _always(pod.Prepared, "namespaces pinned, shared memory mounted, files written")
 _always(pod.Ready, "ready for containers")
 _always(pod.StopRequested, "stop asked for")
@@ -200,6 +205,17 @@ def _(event: container.GaveUp) -> str:
     return f"given up after too many crashes, its processes go on unwatched: {event.reason}"
 
 
+@_says(container.UpdateRequested)
+def _(event: container.UpdateRequested) -> str:
+    return f"change of its limits asked for: {event.brief or 'none'}"
+
+
+@_says(container.UpdateRefused)
+def _(event: container.UpdateRefused) -> str:
+    return f"change of its limits refused, all stay as they were: {event.error}: {event.message}"
+
+
+_always(container.Updated, "change of its limits is in force")
 _always(container.StartRequested, "start asked for")
 _always(container.Started, "its program runs")
 _always(container.Released, "runtime state, mounts and cgroup are gone")
@@ -365,6 +381,9 @@ def _(event: node.ActorGaveUp) -> str:
 @_says(node.OrphanFound)
 def _(event: node.OrphanFound) -> str:
     return f"{event.kind} {event.name} belongs to nothing in the log: {event.action}"
+
+
+_WORDS[node.RuntimeConfigured] = lambda event: f"the kubelet told the node's pod CIDR: {event.pod_cidr}"
 
 
 @_says(node.LogQuarantined)

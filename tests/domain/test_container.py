@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ocid.domain import container as domain
+from ocid.domain import container_update as updates
 from ocid.domain.container import MS, Container, decide, evolve, is_over, observe, plan
 from ocid.errors import WrongState
 from ocid.events import container as events
@@ -25,6 +26,7 @@ S = events.StopRequested(grace_ms=1000, kill_at_boot_ns=1000 * MS, signal="SIGTE
 O = events.Exited(at_ns=9, exit_code=0, source="monitor")  # noqa: E741
 V, X, U = events.Released(), events.RemoveRequested(), events.GaveUp(reason="crashed")
 PREPARE_FAILED = events.PrepareFailed(error="EffectFailed", message="no")
+Q = events.UpdateRequested(update_id="u1", change=EMPTY)
 CREATE_FAILED = events.CreateFailed(at_ns=9, error="EffectFailed", message="no")
 START_FAILED = events.StartFailed(at_ns=9, error="EffectFailed", message="no")
 
@@ -45,6 +47,9 @@ LETTERS = {
     "E": "EffectFailed",
     "l": "LogReopened",
     "U": "GaveUp",
+    "q": "UpdateRequested",
+    "u": "Updated",
+    "n": "UpdateRefused",
 }
 
 EXPECTED = Grid(
@@ -73,6 +78,42 @@ EXPECTED = Grid(
     removing          .      .    .    !     .   .    .     .    V    .      .    E      E      E     E      l   U
     removing-released .      .    .    !     .   .    .     .    .    .      G    E      E      E     E      l   U
     removed           .      .    .    !     .   .    .     .    .    .      .    .      .      .     .      .   .
+    changing-prepared .      .    C    W     R   S    S     O    .    SX     .    pX     c      r     E      l   U
+    changing          .      .    .    .     .   S    S     O    .    SX     .    pX     c      r     E      l   U
+    changing-stop     .      .    .    !     .   S    .     O    .    SX     .    pX     c      r     E      l   U
+    """,
+    LETTERS,
+)
+
+EXPECTED_OF_CHANGES = Grid(
+    """
+    phase             Change Changed Unchanged
+    undeclared        !      !       !
+    declared          !      .       .
+    prepare-failed    !      .       .
+    prepared          q      .       .
+    prepared-wanted   q      .       .
+    prepared-stop     !      .       .
+    create-failed     !      .       .
+    created           q      .       .
+    created-stop      !      .       .
+    starting          q      .       .
+    starting-stop     !      .       .
+    start-failed      !      .       .
+    running           q      .       .
+    stopping          !      .       .
+    given-up          !      .       .
+    given-up-stop     !      .       .
+    given-up-end      !      .       .
+    exited            !      .       .
+    released          !      .       .
+    removing-live     !      .       .
+    removing          !      .       .
+    removing-released !      .       .
+    removed           !      .       .
+    changing-prepared .      u       n
+    changing          .      u       n
+    changing-stop     .      u       n
     """,
     LETTERS,
 )
@@ -107,6 +148,9 @@ PHASES = {
     "removing": after(D, P, C, W, R, O, X),
     "removing-released": after(D, P, C, W, R, O, V, X),
     "removed": after(D, P, C, W, R, O, V, X, events.Removed()),
+    "changing-prepared": after(D, P, Q),
+    "changing": after(D, P, C, W, R, Q),
+    "changing-stop": after(D, P, C, W, R, Q, S),
 }
 
 
@@ -114,7 +158,7 @@ def failed(step: str) -> domain.NoteFailed:
     return domain.NoteFailed(step=step, error="EffectFailed", message="no", at_ns=9)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Any] = {
     "Create": domain.Create(declared=D),
     "Prep": domain.NotePrepared(spec=EMPTY, uid=0, gid=0),
     "Made": domain.NoteCreated(pid=7, start_ticks=8),
@@ -133,6 +177,13 @@ COMMANDS = {
     "Log": domain.NoteLogReopened(),
     "Quit": domain.NoteGaveUp(reason="crashed"),
 }
+
+CHANGES = {
+    "Change": updates.Update(update_id="u1", change=EMPTY),
+    "Changed": updates.NoteUpdated(update_id="u1", limits=EMPTY),
+    "Unchanged": updates.NoteUpdateRefused(update_id="u1", error="EffectFailed", message="no"),
+}
+COMMANDS |= CHANGES
 
 
 def terminate(kill_at_ms: int) -> domain.Terminate:
@@ -166,18 +217,22 @@ OWED = {
     "removing": RELEASE,
     "removing-released": ERASE,
     "removed": None,
+    "changing-prepared": domain.CreateEffect(),  # the change follows
+    "changing": updates.ApplyUpdate(update_id="u1", change=EMPTY, in_force=None),
+    "changing-stop": terminate(1000),  # no change holds up a stop
 }
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_phase_answers_every_command(phase: str, command: str) -> None:
-    assert EXPECTED.outcome(decide, PHASES[phase], COMMANDS[command]) == EXPECTED.expected(phase, command)
+    table = EXPECTED_OF_CHANGES if command in CHANGES else EXPECTED
+    assert table.outcome(decide, PHASES[phase], COMMANDS[command]) == table.expected(phase, command)
 
 
 def test_the_table_is_complete() -> None:
-    assert EXPECTED.phases == list(PHASES)
-    assert EXPECTED.commands == list(COMMANDS)
+    assert EXPECTED.phases == EXPECTED_OF_CHANGES.phases == list(PHASES)
+    assert EXPECTED.commands + EXPECTED_OF_CHANGES.commands == list(COMMANDS)
     assert {type(one) for one in COMMANDS.values()} == set(domain.Command.__args__)
     kinds = {kind.__name__ for kind in REGISTRY.values() if kind.__module__ == events.__name__}
     assert set(LETTERS.values()) == kinds
@@ -192,7 +247,9 @@ def test_every_phase_owes_the_first_debt_of_the_ladder(phase: str) -> None:
 def test_evolve_refuses_no_fact_in_any_phase(phase: str) -> None:
     failing = events.EffectFailed(step="Release", error="E", message="m", failures=3)
     ends = (PREPARE_FAILED, CREATE_FAILED, START_FAILED, O, V, X, events.Removed())
-    for fact in (D, P, C, W, R, S, *ends, failing, events.LogReopened(), U):
+    made = events.Updated(update_id="u1", limits=EMPTY)
+    refused = events.UpdateRefused(update_id="u1", error="E", message="m")
+    for fact in (D, P, C, W, R, S, Q, made, refused, *ends, failing, events.LogReopened(), U):
         assert isinstance(evolve(PHASES[phase], fact), Container)
 
 
@@ -218,7 +275,7 @@ def test_a_phase_has_a_word(phase: str, word: str) -> None:
 def test_running_is_what_has_started_and_not_ended() -> None:
     running = {name for name, state in PHASES.items() if state.running}
 
-    assert running == {"running", "stopping", "given-up", "given-up-stop", "removing-live"}
+    assert running == {"running", "stopping", "given-up", "given-up-stop", "removing-live", "changing", "changing-stop"}
 
 
 def test_a_second_stop_wins_when_it_would_kill_sooner() -> None:
@@ -268,6 +325,8 @@ def note_of(effect: Any) -> Any:
             return COMMANDS["Made"]
         case domain.StartEffect():
             return COMMANDS["Ran"]
+        case updates.ApplyUpdate(update_id=update_id):
+            return updates.NoteUpdated(update_id=update_id, limits=EMPTY)
         case domain.Watch() | domain.Terminate():
             return COMMANDS["Exit"]
         case domain.Release():
@@ -278,6 +337,8 @@ def note_of(effect: Any) -> Any:
 
 
 def failure_of(effect: Any) -> Any:
+    if isinstance(effect, updates.ApplyUpdate):
+        return updates.NoteUpdateRefused(update_id=effect.update_id, error="EffectFailed", message="no")
     return failed(type(effect).__name__.removesuffix("Effect"))
 
 
@@ -290,7 +351,8 @@ def told(state: Container, command: Any) -> Container:
 
 
 stops = st.builds(domain.Stop, grace_ms=st.integers(0, 3), now_boot_ns=st.integers(0, 3).map(lambda ms: ms * MS))
-moves = st.sampled_from(["note", "note", "note", "fail", *COMMANDS]) | stops
+changes = st.integers(0, 99).map(lambda number: updates.Update(update_id=str(number), change=EMPTY))
+moves = st.sampled_from(["note", "note", "note", "fail", *COMMANDS]) | stops | changes
 
 
 @st.composite

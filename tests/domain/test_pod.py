@@ -15,7 +15,8 @@ from ocid.domain.pod import Pod, decide, evolve, is_over, observe, plan
 from ocid.errors import WrongState
 from ocid.events import pod as events
 from ocid.events.base import REGISTRY
-from tests.fakes.declared import pod_declared
+from ocid.ids import digest_of
+from tests.fakes.declared import EMPTY, pod_declared
 from tests.fakes.grids import Grid
 
 BRIDGE = pod_declared()
@@ -44,31 +45,32 @@ LETTERS = {
     "G": "Removed",
     "E": "EffectFailed",
     "U": "GaveUp",
+    "M": "ResourcesUpdated",
 }
 
 EXPECTED = Grid(
     """
-    phase          Run Prepared Attached Paused Failed Lost Stop Emptied Detached Released Remove Erased GaveUp
-    undeclared     D   !        !        !      !      !    .    !       !        !        .      !      .
-    declared       .   P        A        Z      FSX    L    S    .       .        .        SX     .      U
-    declared-host  .   PR       A        Z      FSX    L    S    .       .        .        SX     .      U
-    prepared       .   .        AR       Z      FSX    L    S    .       .        .        SX     .      U
-    attached       .   .        .        ZR     FSX    L    S    .       .        .        SX     .      U
-    ready          .   .        .        ZR     E      L    S    .       .        .        SX     .      U
-    ready-paused   .   .        .        .      E      L    S    .       .        .        SX     .      U
-    ready-host     .   .        AR       ZR     E      L    S    .       .        .        SX     .      U
-    lost           .   .        .        ZR     E      .    S    .       .        .        SX     .      U
-    given-up       .   .        .        ZR     E      L    S    .       .        .        SX     .      .
-    given-up-young .   .        AR       ZR     FSX    L    S    .       .        .        SX     .      .
-    stopping       .   .        .        .      E      .    .    C       N        T        X      .      U
-    stopping-early .   .        .        .      E      .    .    C       N        T        X      .      U
-    emptied        .   .        .        .      E      .    .    .       N        T        X      .      U
-    detached       .   .        .        .      E      .    .    .       .        T        X      .      U
-    stopped        .   .        .        .      E      .    .    .       .        .        X      .      U
-    failed         .   .        .        .      E      .    .    .       N        T        .      .      U
-    removing       .   .        .        .      E      .    .    .       .        .        .      G      U
-    given-up-down  .   .        .        .      E      .    S    C       N        T        X      .      .
-    removed        .   .        .        .      .      .    .    .       .        .        .      .      .
+    phase          Run Prepared Attached Paused Failed Lost Stop Emptied Detached Released Remove Erased GaveUp Told
+    undeclared     D   !        !        !      !      !    .    !       !        !        .      !      .      !
+    declared       .   P        A        Z      FSX    L    S    .       .        .        SX     .      U      M
+    declared-host  .   PR       A        Z      FSX    L    S    .       .        .        SX     .      U      M
+    prepared       .   .        AR       Z      FSX    L    S    .       .        .        SX     .      U      M
+    attached       .   .        .        ZR     FSX    L    S    .       .        .        SX     .      U      M
+    ready          .   .        .        ZR     E      L    S    .       .        .        SX     .      U      M
+    ready-paused   .   .        .        .      E      L    S    .       .        .        SX     .      U      M
+    ready-host     .   .        AR       ZR     E      L    S    .       .        .        SX     .      U      M
+    lost           .   .        .        ZR     E      .    S    .       .        .        SX     .      U      M
+    given-up       .   .        .        ZR     E      L    S    .       .        .        SX     .      .      M
+    given-up-young .   .        AR       ZR     FSX    L    S    .       .        .        SX     .      .      M
+    stopping       .   .        .        .      E      .    .    C       N        T        X      .      U      M
+    stopping-early .   .        .        .      E      .    .    C       N        T        X      .      U      M
+    emptied        .   .        .        .      E      .    .    .       N        T        X      .      U      M
+    detached       .   .        .        .      E      .    .    .       .        T        X      .      U      M
+    stopped        .   .        .        .      E      .    .    .       .        .        X      .      U      M
+    failed         .   .        .        .      E      .    .    .       N        T        .      .      U      M
+    removing       .   .        .        .      E      .    .    .       .        .        .      G      U      M
+    given-up-down  .   .        .        .      E      .    S    C       N        T        X      .      .      M
+    removed        .   .        .        .      .      .    .    .       .        .        .      .      .      .
     """,
     LETTERS,
 )
@@ -116,6 +118,7 @@ COMMANDS = {
     "Remove": domain.Remove(),
     "Erased": domain.NoteErased(),
     "GaveUp": domain.NoteGaveUp(reason="crashed"),
+    "Told": domain.NoteResources(overhead=None, resources=EMPTY),
 }
 
 OWED = {
@@ -328,3 +331,14 @@ def test_a_removed_pod_absorbs_everything(names: list[str]) -> None:
 @given(reached())
 def test_a_state_survives_a_snapshot(state: Pod) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=Pod) == state
+
+
+def test_resources_are_those_told_last_and_what_is_not_told_stays() -> None:
+    first = decide(PHASES["ready"], domain.NoteResources(overhead=EMPTY, resources=None))
+    state = reduce(evolve, first, PHASES["ready"])
+    other = digest_of(b"other")
+    state = reduce(evolve, decide(state, domain.NoteResources(overhead=None, resources=other)), state)
+
+    assert (state.overhead, state.resources) == (EMPTY, other)
+    assert decide(state, domain.NoteResources(overhead=EMPTY, resources=other)) == ()
+    assert plan(state) == plan(PHASES["ready"])

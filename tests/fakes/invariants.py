@@ -11,6 +11,8 @@ import trio
 
 from ocid.domain import catalog, container, layer, pod, pull
 from ocid.domain import exec as execution
+from ocid.domain.spec.inputs import HostFacts
+from ocid.domain.spec.resources import oci_resources
 from ocid.events.base import Event
 from ocid.events.envelope import Envelope
 from ocid.journal.memory import MemoryLog
@@ -19,6 +21,7 @@ from tests.fakes.images import STAGING
 from tests.fakes.kubelet import Kubelet
 from tests.fakes.life import HANG_S
 from tests.fakes.node import Node
+from tests.fakes.runtime import limits_of
 from tests.fakes.world import ROOT, RUN
 
 AGGREGATES: dict[str, Any] = {
@@ -163,6 +166,17 @@ def _leaks(node: Node) -> list[str]:
     live = {one.owner for one in world.tasks.values() if one.running and one.owner in kept}
     problems += [f"container {name} runs, says the log, but does not" for name in running - live]
     problems += [f"container {name} runs, but the log does not say so" for name in live - running]
+    return problems + _limit_problems(node, live)
+
+
+def _limit_problems(node: Node, live: set[str]) -> list[str]:
+    """What runs has the limits that the log says are in force, in its cgroup and in its specification."""
+    problems = []
+    for name in live:
+        says = oci_resources(node.view().containers.config(name).linux.resources, HostFacts())
+        bundle = limits_of(msgspec.json.decode(node.world.paths[f"{RUN}/containers/{name}/config.json"]))
+        if not says == node.world.limits[name] == bundle:
+            problems.append(f"container {name} has limits {node.world.limits[name]}, bundle {bundle}, log {says}")
     return problems
 
 

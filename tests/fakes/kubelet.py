@@ -10,7 +10,7 @@ import trio
 
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
-from ocid.domain import catalog, container, pod
+from ocid.domain import catalog, container, container_update, pod
 from ocid.domain import exec as execution
 from ocid.domain.configs import (
     ContainerConfig,
@@ -18,6 +18,7 @@ from ocid.domain.configs import (
     ContainerSecurityContext,
     LinuxContainerConfig,
     LinuxPodConfig,
+    LinuxResources,
     Metadata,
     NamespaceMode,
     NamespaceOptions,
@@ -92,6 +93,10 @@ class Kubelet:
         """A retry after a crash may find that it runs already."""
         await self._ask(_start, container_id)
         self.acks.append(("container.started", container_id))
+
+    async def update(self, container_id: ContainerId, change: LinuxResources) -> None:
+        await self._ask(_update, container_id, change)
+        self.acks.append(("container.updated", container_id))
 
     async def stop(self, container_id: ContainerId, grace_s: float = 30) -> None:
         await self._ask(_stop, container_id, grace_s)
@@ -265,6 +270,21 @@ async def _start(core: Core, container_id: ContainerId) -> None:
         raise revive(failed.error, failed.message)
     if not state.started_at_ns:
         raise WrongState("container", container_id, wants="created", is_now=state.phase)
+
+
+async def _update(core: Core, container_id: ContainerId, change: LinuxResources) -> None:
+    update_id, document = core.host.new_id(16), msgspec.json.encode(change)
+    actor = core.containers.get(container_id)
+    command = container_update.Update(update_id=update_id, change=digest_of(document))
+    await actor.ask(command, KUBELET, (document,))
+    state = await actor.until(
+        lambda one: one.limits.outcome(update_id) is not None or one.ended or one.stop is not None
+    )
+    outcome = state.limits.outcome(update_id)
+    if outcome is None:
+        raise WrongState("container", container_id, wants="running", is_now=state.phase)
+    if outcome.error:
+        raise revive(outcome.error, outcome.message)
 
 
 async def _stop(core: Core, container_id: ContainerId, grace_s: float) -> None:

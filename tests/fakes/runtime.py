@@ -18,12 +18,20 @@ from ocid.ports import (
     ExecResult,
     Exit,
     HandlerFeatures,
+    LimitsOrder,
     Process,
     Signalled,
     Wanting,
 )
 from tests.fakes.life import Life
 from tests.fakes.world import Contained, Program, Task
+
+USED_BYTES = 1 << 20  # of memory, by every container
+
+
+def limits_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a specification's resources can change later."""
+    return {part: values for part, values in spec["linux"]["resources"].items() if part not in ("devices", "pids")}
 
 
 class FakeRuntime:
@@ -71,6 +79,7 @@ class FakeRuntime:
             program = Program.of(spec["process"]["args"])
             task = world.spawn(name, order.cgroup, paths.get("network", ""), program, pid_init)
             world.contained[name].task = task
+            world.limits[name] = limits_of(spec)
         return task.process
 
     def _pid_init(self, path: str) -> Task | None:
@@ -97,6 +106,31 @@ class FakeRuntime:
                 raise EffectFailed("exec: no such file or directory")
             world.starts[name] += 1
             world.begin(known.task)
+
+    async def update(self, order: ContainerOrder, limits: LimitsOrder) -> None:
+        """Part by part, as the kernel takes it; a memory limit below ``USED_BYTES`` is refused."""
+        world, name = self._world, order.container_id
+        async with self._life.effect("runtime.update", name, idempotent=False):
+            known = world.contained.get(name)
+            if known is None or known.task is None or known.task.gone.is_set():
+                raise WrongState("container", name, wants="running", is_now="gone")
+            update_id, before = world.before_update.get(name, ("", {}))
+            if update_id != limits.update_id:
+                before = world.limits[name]
+                world.before_update[name] = (limits.update_id, before)
+            try:
+                for part, values in limits.resources.items():
+                    if values.get("limit", USED_BYTES) < USED_BYTES:
+                        raise EffectFailed("device or resource busy")
+                    world.limits[name] = {**world.limits[name], part: values}
+                    await self._life.step(f"runtime.update {part}")
+            except (EffectFailed, trio.Cancelled):
+                if not self._life.dead and name in world.limits:
+                    world.limits[name] = before
+                raise
+            spec = self.read_bundle(order)
+            spec["linux"]["resources"].update(limits.resources)
+            world.paths[f"{order.bundle}/config.json"] = msgspec.json.encode(spec)
 
     async def wait(self, order: ContainerOrder, process: Process) -> Exit:
         async with self._life.effect("runtime.wait", order.container_id):

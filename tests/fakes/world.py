@@ -96,6 +96,8 @@ class World:
         self.paths: dict[str, bytes] = {}  # files and directories; b"" for a directory
         self.cgroups: set[str] = set()
         self.contained: dict[str, Contained] = {}
+        self.limits: dict[str, dict[str, object]] = {}  # container → what its cgroup has, by part of OCI's resources
+        self.before_update: dict[str, tuple[str, dict[str, object]]] = {}  # container → a change, limits before it
         self.exits: dict[str, Exit] = {}  # the monitors' exit files
         self.links: dict[str, str] = {}  # interface → pod
         self.addresses: dict[str, str] = {}  # address → pod
@@ -194,6 +196,8 @@ class World:
 
     def forget(self, name: str) -> None:
         """Remove what the runtime knows of a container."""
+        self.limits.pop(name, None)
+        self.before_update.pop(name, None)
         known = self.contained.pop(name, None)
         if known is not None and known.task is not None and not known.task.gone.is_set():
             self.violate(f"the state of container {name} is removed while its init lives")
@@ -232,5 +236,5 @@ class World:
             del self.paths[path]
         for gone in (self.mounts, self.pins, self.cgroups, self.contained, self.exits, self.links, self.addresses):
             gone.clear()
-        for gone in (self.plugins, self.commands):
+        for gone in (self.plugins, self.commands, self.limits, self.before_update):
             gone.clear()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import trio
 
+from ocid.domain.configs import LinuxResources
 from ocid.errors import EffectFailed, OcidError
 from tests.fakes.invariants import check
 from tests.fakes.kubelet import Kubelet, container_config, pod_config
 from tests.fakes.node import Node, Scenario
+from tests.fakes.runtime import USED_BYTES
 
 APP, WEB = "reg.test/app:1", "reg.test/web:1"
 SCENARIOS: dict[str, Scenario] = {}
@@ -231,6 +235,58 @@ async def pod_that_fails(node: Node, kubelet: Kubelet) -> None:
     node.faults.script("network.attach", "fail")
     pod = await kubelet.eventually(kubelet.run_pod, pod_config())
     await kubelet.stop_pod(pod)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def limits_that_change(node: Node, kubelet: Kubelet) -> None:
+    """While it is being created, while it runs, several at once; what is refused leaves the rest as it was."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.update(one, LinuxResources(cpuset_cpus="0", memory_limit_in_bytes=1 << 30))
+    await kubelet.start(one)
+    refusals: list[OcidError] = []
+
+    async def change(**fields: Any) -> None:
+        try:
+            await kubelet.update(one, LinuxResources(**fields))
+        except OcidError as error:
+            refusals.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(partial(change, cpu_shares=2 + number, memory_limit_in_bytes=USED_BYTES + number))
+        nursery.start_soon(partial(change, cpu_shares=9, memory_limit_in_bytes=USED_BYTES - 1, cpuset_cpus="3"))
+    assert [type(error) for error in refusals] == [EffectFailed]
+    limits = node.view().containers.config(one).linux.resources
+    assert limits is not None
+    assert limits.cpuset_cpus == "0"
+    assert limits.memory_limit_in_bytes - USED_BYTES == limits.cpu_shares - 2, "one change was applied in part"
+    await check(node, kubelet)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def limits_of_what_ends(node: Node, kubelet: Kubelet) -> None:
+    """A change in flight does not hold up the stop, and is not answered as if it were in force."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "term:ignore"))
+    await kubelet.start(one)
+    node.faults.script("runtime.update", "hang")
+
+    async def change() -> None:
+        with contextlib.suppress(OcidError):
+            await kubelet.update(one, LinuxResources(cpu_shares=7, memory_limit_in_bytes=1 << 30))
+            assert node.died
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        await trio.sleep(0.5)
+        began = trio.current_time()
+        await kubelet.stop(one, 2)
+        assert node.died or trio.current_time() - began < 5
     await kubelet.remove_pod(pod)
 
 

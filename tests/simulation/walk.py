@@ -9,11 +9,13 @@ from typing import Any
 
 import trio
 
+from ocid.domain.configs import LinuxResources
 from ocid.errors import OcidError
 from ocid.ids import ContainerId, PodId
 from tests.fakes.invariants import calm, check, files_of
 from tests.fakes.kubelet import Kubelet, container_config, pod_config
 from tests.fakes.node import Node
+from tests.fakes.runtime import USED_BYTES
 
 WORKERS, MOVES = 3, 12
 IMAGES = {"reg.test/a:1": ("base", "a"), "reg.test/b:1": ("base", "b"), "reg.test/c:1": ("base", "b", "c")}
@@ -62,7 +64,7 @@ class Walker:
         if self.pods:
             moves += [self._create, self._create, self._create, self._stop_pod, self._remove_pod]
         if self.containers:
-            moves += [self._start, self._start, self._start, self._stop, self._remove, self._exec]
+            moves += [self._start, self._start, self._start, self._stop, self._remove, self._exec, self._update]
         if self.dice.random() < 0.2:
             moves.append(self._remove_image)
         return moves
@@ -108,6 +110,14 @@ class Walker:
 
     async def _remove(self) -> None:
         await self.kubelet.remove(self.dice.choice(self.containers))
+
+    async def _update(self) -> None:
+        change = LinuxResources(
+            cpu_shares=self.dice.choice((0, 2, 512)),
+            memory_limit_in_bytes=self.dice.choice((0, USED_BYTES - 1, 1 << 30)),
+            cpuset_cpus=self.dice.choice(("", "0", "0-3")),
+        )
+        await self.kubelet.update(self.dice.choice(self.containers), change)
 
     async def _exec(self) -> None:
         argv = self.dice.choice((("run:1",), ("run:50",)))

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from ocid.domain.configs import NamespaceMode, PodConfig
+from ocid.domain.configs import LinuxResources, NamespaceMode, PodConfig
 from ocid.domain.spec.devices import device_nodes, device_rules
 from ocid.domain.spec.inputs import (
     DeviceNode,
@@ -177,7 +177,7 @@ def _linux(inputs: SpecInputs, bounding: frozenset[str]) -> dict[str, object]:
         "cgroupsPath": inputs.cgroups_path,
         "namespaces": container_namespaces(options, inputs.namespaces, private_cgroup=private_cgroup),
         "resources": {
-            **oci_resources(config.linux.resources, host, pids_limit=policy.pids_limit),
+            **oci_resources(_without_no_quota(config.linux.resources), host, pids_limit=policy.pids_limit),
             "devices": device_rules(inputs.devices, privileged=security.privileged),
         },
         "devices": device_nodes(nodes),
@@ -194,6 +194,13 @@ def _linux(inputs: SpecInputs, bounding: frozenset[str]) -> dict[str, object]:
     if inputs.selinux_mount_label and host.selinux_enabled:
         linux["mountLabel"] = inputs.selinux_mount_label
     return linux
+
+
+def _without_no_quota(resources: LinuxResources | None) -> LinuxResources | None:
+    """A new cgroup has no quota anyway, and crun cannot write -1 under cgroup v1."""
+    if resources is None or resources.cpu_quota >= 0:
+        return resources
+    return msgspec.structs.replace(resources, cpu_quota=0)
 
 
 def _bounding(process: dict[str, object]) -> frozenset[str]:

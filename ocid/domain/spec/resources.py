@@ -34,7 +34,13 @@ def oci_resources(resources: LinuxResources | None, host: HostFacts, *, pids_lim
 
 
 def merged(current: LinuxResources, change: LinuxResources) -> LinuxResources:
-    """The limits after an UpdateContainerResources: what is zero or empty in *change* stays as it is."""
+    """The limits after an UpdateContainerResources: what is zero or empty in *change* stays as it is.
+
+    A swap limit that forbade swap follows the memory limit, for it would else keep that from being raised.
+    """
+    swap = current.memory_swap_limit_in_bytes
+    if swap and swap == current.memory_limit_in_bytes:
+        swap = change.memory_limit_in_bytes or swap
     pages = {limit.page_size: limit for limit in current.hugepage_limits + change.hugepage_limits}
     return LinuxResources(
         cpu_period=change.cpu_period or current.cpu_period,
@@ -46,7 +52,7 @@ def merged(current: LinuxResources, change: LinuxResources) -> LinuxResources:
         cpuset_mems=change.cpuset_mems or current.cpuset_mems,
         hugepage_limits=tuple(pages.values()),
         unified={**current.unified, **change.unified},
-        memory_swap_limit_in_bytes=change.memory_swap_limit_in_bytes or current.memory_swap_limit_in_bytes,
+        memory_swap_limit_in_bytes=change.memory_swap_limit_in_bytes or swap,
     )
 
 
