@@ -18,6 +18,7 @@ from grpclib.const import Handler
 from grpclib.server import Server
 
 from ocid.cri import bridge
+from ocid.cri.attach import attach
 from ocid.cri.container_create import create_container
 from ocid.cri.container_list import list_containers
 from ocid.cri.container_log import reopen_container_log
@@ -27,12 +28,14 @@ from ocid.cri.container_status import container_status
 from ocid.cri.container_stop import stop_container
 from ocid.cri.encoded import Codec
 from ocid.cri.events_rpc import get_container_events
+from ocid.cri.exec import exec_stream
 from ocid.cri.exec_sync import exec_sync
 from ocid.cri.facade import Facade
 from ocid.cri.image_fs_info import image_fs_info
 from ocid.cri.image_list import image_status, list_images
 from ocid.cri.image_pull import pull_image
 from ocid.cri.image_remove import remove_image
+from ocid.cri.port_forward import port_forward
 from ocid.cri.runtime_config import runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
 from ocid.cri.sandbox_remove import remove_pod_sandbox
@@ -70,6 +73,9 @@ CHANGES: Mapping[str, bridge.Change] = {
     "RemoveContainer": remove_container,
     "ReopenContainerLog": reopen_container_log,
     "ExecSync": exec_sync,
+    "Exec": exec_stream,
+    "Attach": attach,
+    "PortForward": port_forward,
     "PullImage": pull_image,
     "RemoveImage": remove_image,
 }

@@ -30,6 +30,7 @@ ENVS_MAX: Final = 16_384
 MOUNTS_MAX: Final = 4096
 DEVICES_MAX: Final = 4096
 PORTS_MAX: Final = 4096  # an nftables rule each
+FORWARDS_MAX: Final = 64  # ports of one PortForward: a record of the log has to hold them
 PATHS_MAX: Final = 1024  # masked or read-only, a mount each
 SYSCTLS_MAX: Final = 256
 CPU_PERIOD_US: Final = (1_000, 1_000_000)  # kernel, sched/core.c
@@ -98,7 +99,7 @@ def _sysctls(linux: pb.LinuxPodSandboxConfig, where: str) -> None:
 def port_forward(request: pb.PortForwardRequest) -> None:
     """PortForward."""
     pod_id(request.pod_sandbox_id)
-    checks.at_most(len(request.port), "port", PORTS_MAX)
+    checks.at_most(len(request.port), "port", FORWARDS_MAX)
     for port in request.port:
         checks.within(port, "port", 1, 65535)
 
