@@ -23,6 +23,7 @@ from tests.fakes.images import FakeLayers, FakeRegistry, Shelf
 from tests.fakes.life import Faults, Killed, Life, Moment
 from tests.fakes.pods import FakeClock, FakeHostFiles, FakeNetwork, FakeSandboxes, FakeSecrets
 from tests.fakes.runtime import FakeRuntime
+from tests.fakes.streams import FakeStreams
 from tests.fakes.world import ROOT, RUN, World
 
 BOOT_ID = "00000000-0000-4000-8000-{:012d}"
@@ -181,6 +182,7 @@ class Node:
             sandboxes=FakeSandboxes(life),
             network=FakeNetwork(life, cni=self.cni),
             runtime=FakeRuntime(life),
+            streams=FakeStreams(life),
             layers=FakeLayers(life),
             registry=FakeRegistry(life, self.shelf),
             files=FakeHostFiles(),

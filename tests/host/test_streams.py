@@ -1,5 +1,7 @@
 """Commands with a client as their standard streams or terminal, on real runtimes."""
 
+# ruff: noqa: ASYNC240
+
 from __future__ import annotations
 
 import os
