@@ -114,5 +114,3 @@ class _Echo:
     async def aclose(self) -> None:
         self._send.close()
         await trio.lowlevel.checkpoint()
-
-
