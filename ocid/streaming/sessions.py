@@ -1,4 +1,4 @@
-"""What the streaming server asks of the core: whose token this is, and to serve the client that came with it."""
+"""What the streaming server asks of the core: who may have which session, and to run it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ocid.ports.streaming import Client, ForwardClient
 
 
 class Kind(StrEnum):
-    """What a session is for."""
+    """The sessions that a client can have. The value is the first part of the path."""
 
     EXEC = "exec"
     ATTACH = "attach"
@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """What the RPC asked for, and a token stands for."""
+    """What the RPC asked for, and whoever brings the token gets once."""
 
     session_id: str
     kind: Kind
@@ -27,24 +27,29 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     stdout: bool = False
     stderr: bool = False
     tty: bool = False
-    ports: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()  # in the pod; with none, whatever the client names
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How an exec or attach ended."""
+    """How an exec or attach ended, for the client."""
 
-    exit_code: int | None = None
-    error: str = ""  # for the client, why it failed
+    exit_code: int | None = None  # 0 to 255; None for attach, and where nobody knows
+    error: str = ""  # why it failed; goes before the exit code
 
 
 class Sessions(Protocol):
-    """The core's side of streaming."""
+    """The core, as the streaming server sees it."""
 
     def claim(self, token: str) -> Grant | None:
-        """Return what a token stands for, once; None for one that is unknown, used or too old."""
+        """Redeem a token, once; None for one that was never issued, is too old, or was redeemed before."""
 
     async def serve(self, grant: Grant, client: Client) -> Outcome:
-        """Serve an exec or attach to its end."""
+        """Run an exec or attach to its end. The client stays usable until this returns."""
 
     async def forward(self, grant: Grant, client: ForwardClient) -> None:
-        """Serve a port-forward until its client has gone."""
+        """Serve the connections of a port-forward until the client has gone away."""
+
+
+def url(base: str, kind: Kind, token: str) -> str:
+    """Say where a client finds its session. *base* has a scheme and an authority: "http://127.0.0.1:10010"."""
+    return f"{base.rstrip('/')}/{kind}/{token}"
