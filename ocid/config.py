@@ -98,6 +98,19 @@ class Stats(Section, frozen=True, kw_only=True):
     period_s: Annotated[int, msgspec.Meta(ge=1, le=300)] = 10  # seconds between two looks: CPU rates, networks, disks
 
 
+class Streaming(Section, frozen=True, kw_only=True):
+    """[streaming] Where the kubelet opens the sessions of exec, attach and port-forward."""
+
+    address: str = "127.0.0.1"  # IPv4 or IPv6 address to listen on; other than loopback only with TLS
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # 0: any free one, told in each URL
+    tls_cert: str = ""  # PEM file, absolute path; with tls_key it makes the URLs https
+    tls_key: str = ""  # PEM file, absolute path
+    tls_client_ca: str = ""  # PEM file, absolute path; clients must then show a certificate of these authorities
+    idle_timeout_s: Seconds = 4 * 3600  # seconds of silence after which a session is closed
+    creation_timeout_s: Seconds = 30  # seconds that a client has to open its streams
+    sessions_max: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256  # open or waiting for their clients
+
+
 class Containers(Section, frozen=True, kw_only=True):
     """[containers] What containers get that neither the kubelet nor their image asks for."""
 
@@ -136,6 +149,7 @@ class Config(Section, frozen=True, kw_only=True):
     registries: dict[str, Registry] = {}
     log: Log = Log()
     stats: Stats = Stats()
+    streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
 
@@ -230,6 +244,7 @@ def _problems(config: Config) -> Iterator[Problem]:
     for name, registry in config.registries.items():
         yield from _registry_problems(("registries", name), name, registry)
     yield from _container_problems(config)
+    yield from _streaming_problems(config.streaming)
 
 
 def _path(at: Key, path: str) -> Iterator[Problem]:
@@ -291,6 +306,25 @@ def _registry_problems(at: Key, name: str, registry: Registry) -> Iterator[Probl
             )
     if registry.ca_file:
         yield from _path((*at, "ca_file"), registry.ca_file)
+
+
+def _streaming_problems(streaming: Streaming) -> Iterator[Problem]:
+    try:
+        loopback = ipaddress.ip_address(streaming.address).is_loopback
+    except ValueError:
+        yield ("streaming", "address"), f"wanted an IP address, is {config_files.shown(streaming.address)}"
+        return
+    for name in ("tls_cert", "tls_key", "tls_client_ca"):
+        if path := getattr(streaming, name):
+            yield from _path(("streaming", name), path)
+    if bool(streaming.tls_cert) != bool(streaming.tls_key):
+        unset = "tls_key" if streaming.tls_cert else "tls_cert"
+        yield ("streaming", unset), "not set: wanted tls_cert and tls_key together, or neither"
+    elif streaming.tls_client_ca and not streaming.tls_cert:
+        yield ("streaming", "tls_client_ca"), "set without tls_cert and tls_key: there is no TLS to check clients in"
+    if not loopback and not streaming.tls_cert:
+        address = config_files.shown(streaming.address)
+        yield ("streaming", "address"), f"wanted a loopback address unless tls_cert and tls_key are set, is {address}"
 
 
 def _is_url(text: str) -> bool:

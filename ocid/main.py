@@ -38,6 +38,7 @@ from ocid.adapters.process import Reaper
 from ocid.adapters.registry import HttpRegistry
 from ocid.adapters.runc import OciRuntime
 from ocid.adapters.sandbox import PodSandboxes
+from ocid.adapters.streams import HostStreams
 from ocid.adapters.unpack import Unpacker, UnpackLimits
 from ocid.adapters.usage import CgroupUsages
 from ocid.cli import run as command_line
@@ -242,6 +243,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             subnets=config.network.subnets,
         ),
         runtime=runtime,
+        streams=HostStreams(runtime, run / "tmp"),
         layers=LayerStore(root, _unpacker(config)),
         registry=HttpRegistry(
             registries, parallel=config.images.download_parallel, stall_s=config.images.no_progress_timeout_s

@@ -15,8 +15,9 @@ from ocid.actors.image import CatalogEffects, Images, LayerEffects, PullEffects
 from ocid.actors.leasing import Leasing
 from ocid.actors.pod import PodEffects
 from ocid.actors.recorder import Recorder
+from ocid.actors.session import SessionEffects
 from ocid.actors.supervisor import Supervisor
-from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import catalog, container, layer, pod, pull, session
 from ocid.domain import exec as execution
 from ocid.domain.catalog import Catalog
 from ocid.domain.container import Container
@@ -24,6 +25,7 @@ from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
 from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
+from ocid.domain.session import Session
 from ocid.errors import Exhausted
 from ocid.ids import ContainerId, PodId
 from ocid.projections import containers, pods
@@ -45,6 +47,7 @@ class Core:
             "container", container, journal, supervisor, _container_key, self._container_given_up, self._container_over
         )
         self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
+        self.sessions: Kind[Session] = Kind("session", session, journal, supervisor)
         self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor, self._pull_key)
         self.layers: Kind[Layer] = Kind("layer", layer, journal, supervisor)
         self.catalog: Kind[Catalog] = Kind("catalog", catalog, journal, supervisor)
@@ -54,10 +57,12 @@ class Core:
         )
         self.container_effects = ContainerEffects(host, self.pod_of, self.container_of, self.images.facts)
         self.exec_effects = ExecEffects(host, self.container_effects, self.container_of)
+        self.session_effects = SessionEffects(host, self.container_effects, self.container_of, self.pod_of)
         self.pull_effects = PullEffects(host, self)
         self.pods.performed_by(PodEffects(host, self.containers_of).perform)
         self.containers.performed_by(self.container_effects.perform)
         self.execs.performed_by(self.exec_effects.perform)
+        self.sessions.performed_by(self.session_effects.perform)
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
         self.catalog.performed_by(CatalogEffects(host, self).perform)

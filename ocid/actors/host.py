@@ -13,6 +13,7 @@ from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
 from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
 from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets, Usage
+from ocid.ports.streaming import Streams
 
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 60.0
@@ -45,6 +46,7 @@ class Host:
     sandboxes: Sandboxes
     network: Network
     runtime: Runtime
+    streams: Streams
     layers: Layers
     registry: Registry
     files: HostFiles

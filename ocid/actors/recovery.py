@@ -16,7 +16,7 @@ import trio
 from ocid.actors.core import Core
 from ocid.actors.directory import Kind
 from ocid.actors.pod import network_order, sandbox_order
-from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import catalog, container, layer, pod, pull, session
 from ocid.domain import exec as execution
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
@@ -65,7 +65,8 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     await _or_go_on("write the rules of the pod network", functools.partial(host.network.reconcile, orders))
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
     await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
-    for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs):
+    await _restore(core.sessions, view.sessions, lambda row: session.observe(row.state))
+    for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs, core.sessions):
         kind.start_restored()
     if core.catalog.find("images") is None:
         core.catalog.create("images")
@@ -95,6 +96,8 @@ async def _sweep_execs(core: Core) -> None:
                 await core.exec_effects.sweep(row.state.requested)
             except OcidError as error:
                 log.warning("cannot end command %s: %s", row.state.requested.exec_id, error)
+    for name, session_row in list(core.view.sessions.rows.items()):
+        await _or_go_on(f"end session {name}", functools.partial(core.session_effects.sweep, session_row.state))
 
 
 async def _or_go_on(doing: str, work: Callable[[], Awaitable[object]]) -> None:

@@ -223,7 +223,7 @@ class Monitor:
             Unavailable: it did not in ``REOPEN_S``.
         """
         before = _inode(order.log_path)
-        control = _open_control(order)
+        control = open_control(order)
         try:
             os.makedirs(os.path.dirname(order.log_path), mode=0o755, exist_ok=True)  # conmon dies where it is missing
             os.write(control, _REOPEN_LOGS)
@@ -234,7 +234,7 @@ class Monitor:
             while _inode(order.log_path) in (before, None):
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 0.02)
-                os.close(_open_control(order))
+                os.close(open_control(order))
             os.chmod(order.log_path, LOG_MODE)
             return
         raise Unavailable(f"log of container {order.container_id!r} was not reopened in {REOPEN_S:g} s")
@@ -327,7 +327,7 @@ def _log_name(order: ContainerOrder) -> str:
     return f"{link}/{name}"
 
 
-def _open_control(order: ContainerOrder) -> int:
+def open_control(order: ContainerOrder) -> int:
     """Open conmon's control FIFO; it has a reader exactly as long as conmon lives."""
     try:
         return os.open(f"{order.bundle}/ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)

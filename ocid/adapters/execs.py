@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -38,7 +39,7 @@ class Execs:
 
     def __init__(self, cgroups: Cgroups) -> None:
         self._cgroups = cgroups
-        self._running: set[_Command] = set()
+        self._running: set[Command] = set()
 
     async def run(
         self,
@@ -58,24 +59,18 @@ class Execs:
             WrongState: the container does not run.
             EffectFailed: the command could not be executed.
         """
-        if state is None or state.process is None or not processes.alive(state.process):
-            is_now = "absent" if state is None else "not running"
-            raise WrongState("container", order.container_id, wants="running", is_now=is_now)
-        files = _Files(order, exec_id)
-        files.prepare()
         out, err = Capture(process.output_bytes_max), Capture(process.output_bytes_max)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            child = self._launch(handler, order, files, process, out, err)
-            command = _Command(child, files, state.process)
-            self._running.add(command)
-            try:
+            descriptors = {0: null, 1: out.write_fd, 2: err.write_fd}
+            async with self.launched(handler, order, state, exec_id, process.spec, descriptors) as command:
+                out.close_writer()
+                err.close_writer()
                 timed_out = await self._finish(command, order, (out, err), timeout_s, unwanted)
-            finally:
-                self._running.discard(command)
         finally:
+            os.close(null)
             out.close()
             err.close()
-            files.remove()
         if command.refusal is not None:
             said = tail(command.refusal or bytes(err.kept) or bytes(out.kept))
             raise EffectFailed(f"exec in container {order.container_id!r}: {said}")
@@ -88,28 +83,47 @@ class Execs:
             stderr_bytes=err.total,
         )
 
-    def _launch(
-        self, handler: Handler, order: ContainerOrder, files: _Files, process: ExecProcess, out: Capture, err: Capture
-    ) -> Child:
-        words = [*handler.words(files.log), "exec", "--detach", "--pid-file", str(files.pid)]
-        words += ["--process", f"/proc/self/fd/{_SPEC_FD}", order.container_id]
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        spec = os.memfd_create("process.json", os.MFD_CLOEXEC)  # secrets in its environment never touch a disk
+    @asynccontextmanager
+    async def launched(
+        self,
+        handler: Handler,
+        order: ContainerOrder,
+        state: InitState | None,
+        exec_id: ExecId,
+        spec: Mapping[str, Any],
+        descriptors: Mapping[int, int],
+        words: Sequence[str] = (),
+    ) -> AsyncIterator[Command]:
+        """Launch a command. Whatever happens inside, it is dead and reaped, and its files are gone, afterwards.
+
+        Args:
+            spec: OCI process object.
+            descriptors: standard ones of the command, as number there to descriptor here.
+            words: further arguments of the runtime's exec.
+        Raises:
+            WrongState: the container does not run.
+            EffectFailed: the runtime cannot be run.
+        """
+        if state is None or state.process is None or not processes.alive(state.process):
+            is_now = "absent" if state is None else "not running"
+            raise WrongState("container", order.container_id, wants="running", is_now=is_now)
+        files = _Files(order, exec_id)
+        files.prepare()
         try:
-            content = msgspec.json.encode(process.spec)
-            assert os.write(spec, content) == len(content)
-            os.lseek(spec, 0, os.SEEK_SET)
-            descriptors = {0: null, 1: out.write_fd, 2: err.write_fd, _SPEC_FD: spec}
-            return spawn(words, environment=handler.environment, descriptors=descriptors, new_session=True)
+            command = Command(_launch(handler, order, files, spec, descriptors, words), files, state.process)
+            self._running.add(command)
+            try:
+                yield command
+            finally:
+                if not command.ended:
+                    await self.end(command, order)
+                self._running.discard(command)
         finally:
-            os.close(null)
-            os.close(spec)
-            out.close_writer()
-            err.close_writer()
+            files.remove()
 
     async def _finish(
         self,
-        command: _Command,
+        command: Command,
         order: ContainerOrder,
         captures: tuple[Capture, Capture],
         timeout_s: float | None,
@@ -127,12 +141,12 @@ class Execs:
                         await command.wait()
                 finally:
                     if not command.ended:
-                        await self._end(command, order)
+                        await self.end(command, order)
                 readers.cancel_scope.deadline = trio.current_time() + DRAIN_S
             watch.cancel_scope.cancel()
         return limit.cancelled_caught and not unwanted.is_set()
 
-    async def _end(self, command: _Command, order: ContainerOrder) -> None:
+    async def end(self, command: Command, order: ContainerOrder) -> None:
         """Kill the command and its descendants, and reap, in a bounded time even when cancelled.
 
         The runtime is let finish launching it: one that is killed leaves mounts, and a command that nobody knows.
@@ -150,9 +164,10 @@ class Execs:
         else:
             for stray in self._strays(order, command):
                 self._kill_tree(order, stray)
+        command.ended = True
         processes.reap_orphans()
 
-    def _strays(self, order: ContainerOrder, command: _Command) -> set[int]:
+    def _strays(self, order: ContainerOrder, command: Command) -> set[int]:
         """Return what a killed runtime left in the container: our children there that nobody has written down."""
         known = {other.find() for other in self._running} | {command.init.pid}
         members = {pid for pid in self._cgroups.processes(order.cgroup) if pid not in known}
@@ -229,7 +244,7 @@ class _Files:
                 path.unlink()
 
 
-class _Command:
+class Command:
     """A command being run: first its runtime, then itself."""
 
     def __init__(self, child: Child, files: _Files, init: Process) -> None:
@@ -244,17 +259,48 @@ class _Command:
         """Return the command's pid, once the runtime has written it down."""
         return self._files.read_pid()
 
-    async def wait(self) -> None:
-        """Wait for the runtime, then for the command, and reap it."""
+    async def launch(self) -> int | None:
+        """Wait for the runtime, and return the command's pid; None when it could not be run, see ``refusal``."""
         launched = await self.child.wait()
         pid = self.find()
         if launched != 0 or pid is None:
             self.refusal = runtime_error(self._files.log).encode()
             self.ended = True
             processes.reap_orphans()  # the runtime's own child, in the container's PID namespace
-            return
-        self.exit_code = await _outlive(pid)
-        self.ended = True
+            return None
+        return pid
+
+    async def wait(self) -> None:
+        """Wait for the runtime, then for the command, and reap it."""
+        pid = await self.launch()
+        if pid is not None:
+            self.exit_code = await _outlive(pid)
+            self.ended = True
+
+
+def _launch(
+    handler: Handler,
+    order: ContainerOrder,
+    files: _Files,
+    spec: Mapping[str, Any],
+    descriptors: Mapping[int, int],
+    words: Sequence[str],
+) -> Child:
+    command = [*handler.words(files.log), "exec", "--detach", "--pid-file", str(files.pid), *words]
+    command += ["--process", f"/proc/self/fd/{_SPEC_FD}", order.container_id]
+    memory = os.memfd_create("process.json", os.MFD_CLOEXEC)  # secrets in its environment never touch a disk
+    try:
+        content = msgspec.json.encode(spec)
+        assert os.write(memory, content) == len(content)
+        os.lseek(memory, 0, os.SEEK_SET)
+        return spawn(
+            command,
+            environment=handler.environment,
+            descriptors={**descriptors, _SPEC_FD: memory},
+            new_session=True,
+        )
+    finally:
+        os.close(memory)
 
 
 async def _outlive(pid: int) -> int:

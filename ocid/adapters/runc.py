@@ -22,7 +22,7 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import find_tool
 from ocid.adapters.conmon import EXIT_FILE_S, Monitor
 from ocid.adapters.execs import Execs
-from ocid.adapters.handlers import Handler, HandlerConfig
+from ocid.adapters.handlers import Handler, HandlerConfig, InitState
 from ocid.adapters.hostfacts import gather_host_facts
 from ocid.adapters.limits import UPDATE_FILES, LimitUpdates
 from ocid.adapters.migration import MigrationLock
@@ -60,8 +60,8 @@ class OciRuntime:
         self._cgroups = cgroups
         self._facts = facts
         self._oom = OomCounts(cgroups)
-        self._execs = Execs(cgroups)
         self._updates = LimitUpdates(cgroups)
+        self.execs = Execs(cgroups)
         self._migration = MigrationLock(cgroups.hierarchies)
 
     @classmethod
@@ -271,7 +271,7 @@ class OciRuntime:
             await self._forget(handler, order)
         await self._cgroups.remove(order.cgroup)
         self._oom.forget(order)
-        self._execs.remove_files(order)
+        self.execs.remove_files(order)
         self._monitor.forget(order)
         _remove_files(order.bundle, _OURS)
 
@@ -316,14 +316,18 @@ class OciRuntime:
             WrongState: the container does not run.
             EffectFailed: the command could not be executed.
         """
+        handler, state = await self.ready_for_exec(order)
+        return await self.execs.run(handler, order, state, exec_id, process, timeout_s, unwanted)
+
+    async def ready_for_exec(self, order: ContainerOrder) -> tuple[Handler, InitState | None]:
+        """Return a container's handler and what it knows of init, with the way cleared for an exec."""
         handler = self.handler(order.handler)
         self._migration.warm()
-        state = await handler.init(order.container_id, Path(order.bundle, "runtime.log"))
-        return await self._execs.run(handler, order, state, exec_id, process, timeout_s, unwanted)
+        return handler, await handler.init(order.container_id, Path(order.bundle, "runtime.log"))
 
     async def abandon_exec(self, order: ContainerOrder, exec_id: ExecId) -> None:
         """Kill what a daemon that died left running of this command, and remove its files."""
-        await self._execs.abandon(order, exec_id)
+        await self.execs.abandon(order, exec_id)
 
     async def container_ids(self) -> frozenset[ContainerId]:
         """List what the runtime's state directories hold, for finding orphans."""

@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from ocid.actors.core import Core
+from ocid.actors.session import TokenIssuer
 from ocid.cri import present, present_stats
 from ocid.cri.encoded import Heads, Items
 from ocid.cri.sampler import PERIOD_S, Sampler
@@ -30,6 +31,15 @@ from ocid.projections.view import View
 PEERS_MAX = 4096  # processes remembered by pid and start time, so that each is recorded once
 
 
+@dataclass(frozen=True)
+class Streaming:
+    """How clients of exec, attach and port-forward reach this daemon."""
+
+    base_url: str  # "http://127.0.0.1:41234", without a slash at its end
+    tokens: TokenIssuer
+    sessions_max: int = 256  # open or waiting for their clients
+
+
 @dataclass
 class Facade:
     """One per daemon."""
@@ -38,6 +48,7 @@ class Facade:
     config_json: bytes  # for Status with verbose
     warnings: tuple[str, ...] = ()  # of the start: shown by Status
     open: bool = False  # recovery has finished
+    streaming: Streaming | None = None  # None while no streaming server runs
     subscribers: Subscribers = field(default_factory=Subscribers)
     stats_period_s: float = PERIOD_S
     pod_items: Items[Pod, PodConfig] = field(

@@ -17,6 +17,7 @@ from grpclib.config import Configuration
 from grpclib.const import Handler
 
 from ocid.cri import bridge
+from ocid.cri.attach import attach
 from ocid.cri.container_create import create_container
 from ocid.cri.container_list import list_containers
 from ocid.cri.container_log import reopen_container_log
@@ -28,6 +29,7 @@ from ocid.cri.container_stop import stop_container
 from ocid.cri.container_update import update_container_resources
 from ocid.cri.encoded import Codec
 from ocid.cri.events_rpc import get_container_events
+from ocid.cri.exec import exec_stream
 from ocid.cri.exec_sync import exec_sync
 from ocid.cri.facade import Facade
 from ocid.cri.image_fs_info import image_fs_info
@@ -35,6 +37,7 @@ from ocid.cri.image_list import image_status, list_images
 from ocid.cri.image_pull import pull_image
 from ocid.cri.image_remove import remove_image
 from ocid.cri.inline import Answer, InlineServer
+from ocid.cri.port_forward import port_forward
 from ocid.cri.runtime_config import runtime_config, update_runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
 from ocid.cri.sandbox_metrics import list_metric_descriptors, list_pod_sandbox_metrics, stream_pod_sandbox_metrics
@@ -94,6 +97,9 @@ CHANGES: Mapping[str, bridge.Change] = {
     "UpdateContainerResources": update_container_resources,
     "ReopenContainerLog": reopen_container_log,
     "ExecSync": exec_sync,
+    "Exec": exec_stream,
+    "Attach": attach,
+    "PortForward": port_forward,
     "PullImage": pull_image,
     "RemoveImage": remove_image,
 }

@@ -17,12 +17,13 @@ from typing import Final
 from ocid.cri import checks
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.cri.validate_container import arguments, container_config
-from ocid.cri.validate_pod import PORTS_MAX, pod_config
+from ocid.cri.validate_pod import pod_config
 from ocid.cri.validate_resources import linux_resources
 from ocid.errors import InvalidRequest
 
 HANDLER_BYTES_MAX: Final = 63  # a DNS label; Kubernetes RuntimeClass.handler
 CIDR_BYTES_MAX: Final = 256  # room for several
+FORWARDS_MAX: Final = 64  # ports of one PortForward: a record of the log has to hold them
 TIMEOUT_S_MAX: Final = 10 * 365 * 86_400  # beyond this a timeout is a slip, and overflows clocks further down
 CREDENTIAL_BYTES_MAX: Final = 64 * 1024  # of one; the longest tokens are below 16 KiB
 
@@ -64,7 +65,7 @@ def update_runtime_config(request: pb.UpdateRuntimeConfigRequest) -> None:
 def port_forward(request: pb.PortForwardRequest) -> None:
     """PortForward."""
     pod_id(request.pod_sandbox_id)
-    checks.at_most(len(request.port), "port", PORTS_MAX)
+    checks.at_most(len(request.port), "port", FORWARDS_MAX)
     for port in request.port:
         checks.within(port, "port", 1, 65535)
 

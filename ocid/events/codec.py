@@ -27,11 +27,12 @@ from ocid.events import image as _image
 from ocid.events import layer as _layer
 from ocid.events import node as _node
 from ocid.events import pod as _pod
+from ocid.events import session as _session
 from ocid.events.base import Event, Opaque
 from ocid.events.envelope import DAEMON, Context, Envelope
 from ocid.ids import StreamId
 
-MODULES: Final = (_container, _exec, _image, _layer, _node, _pod)
+MODULES: Final = (_container, _exec, _image, _layer, _node, _pod, _session)
 RECORD_BYTES_MAX: Final = 2000  # a longer value leaves LMDB's leaf page for overflow pages of its own
 PAYLOAD_BYTES_MAX: Final = 1500  # what a record has left beside prefix, hash and the longest header we write
 FREE_TEXT: Final = ("message", "reason", "error")  # fields that ``fit`` may cut

@@ -78,6 +78,7 @@ class StreamEnd(msgspec.Struct, frozen=True, kw_only=True):
     stdin_bytes: int
     stdout_bytes: int
     stderr_bytes: int
+    reason: str = ""  # why it was cut short; "" when the container's end came to its end
 
 
 class Connection(Protocol):
@@ -113,6 +114,8 @@ class Streams(Protocol):
 
     async def attach(self, order: ContainerOrder, client: Client, *, stdin: bool) -> StreamEnd:
         """Join the client to the streams of the container's init, until either is gone. Detaching kills nothing.
+
+        A client that is so slow that it would hold up the container is let go.
 
         Raises:
             WrongState: the container does not run.

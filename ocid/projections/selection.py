@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest
-from ocid.events import container, pod
+from ocid.events import container, pod, session
 from ocid.events import exec as execution
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
@@ -73,6 +73,9 @@ class Kinship:
                 self._families[envelope.stream] = Family(declared.pod_id, declared.container_id)
             case execution.Requested(container_id=container_id):
                 self._families[envelope.stream] = self._families.get(f"container/{container_id}", NOBODY)
+            case session.Requested(container_id=container_id, pod_id=pod_id):
+                known = self._families.get(f"container/{container_id}", NOBODY)
+                self._families[envelope.stream] = known if container_id else Family(pod_id)
             case _:
                 pass
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ocid.domain import catalog, layer, pull
+from ocid.domain import catalog, layer, pull, session
 from ocid.domain import exec as execution
 from ocid.domain.catalog import Catalog
 from ocid.domain.container import Container
@@ -17,6 +17,7 @@ from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
 from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
+from ocid.domain.session import Session
 from ocid.events.base import Opaque
 from ocid.events.envelope import Envelope
 from ocid.ids import Digest
@@ -33,6 +34,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     pods: dict[str, Row[Pod]]
     containers: dict[str, Row[Container]]
     execs: dict[str, Row[Exec]]
+    sessions: dict[str, Row[Session]]
     pulls: dict[str, Row[Pull]]
     layers: dict[str, Row[Layer]]
     catalog: dict[str, Row[Catalog]]
@@ -58,6 +60,7 @@ class View:
         self.pods = Pods(document)
         self.containers = Containers(document)
         self.execs: Fold[Exec] = Fold(execution)
+        self.sessions: Fold[Session] = Fold(session)
         self.pulls: Fold[Pull] = Fold(pull)
         self.layers: Fold[Layer] = Fold(layer)
         self.catalog: Fold[Catalog] = Fold(catalog)
@@ -66,6 +69,7 @@ class View:
             "pod": self.pods,
             "container": self.containers,
             "exec": self.execs,
+            "session": self.sessions,
             "pull": self.pulls,
             "layer": self.layers,
             "catalog": self.catalog,
@@ -85,7 +89,7 @@ class View:
 
     def living(self) -> list[tuple[str, Fold[Any]]]:
         """List the folds whose streams can outlive a damaged log, by aggregate."""
-        return [(name, fold) for name, fold in self._folds.items() if name not in ("exec", "pull")]
+        return [(name, fold) for name, fold in self._folds.items() if name not in ("exec", "session", "pull")]
 
     def snapshot(self) -> bytes:
         """Write the view down."""
@@ -95,6 +99,7 @@ class View:
                 pods=self.pods.rows,
                 containers=self.containers.rows,
                 execs=self.execs.rows,
+                sessions=self.sessions.rows,
                 pulls=self.pulls.rows,
                 layers=self.layers.rows,
                 catalog=self.catalog.rows,
@@ -115,6 +120,7 @@ class View:
             (self.pods, taken.pods),
             (self.containers, taken.containers),
             (self.execs, taken.execs),
+            (self.sessions, taken.sessions),
             (self.pulls, taken.pulls),
             (self.layers, taken.layers),
             (self.catalog, taken.catalog),

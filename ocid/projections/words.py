@@ -6,7 +6,6 @@ no more: an exit code that nobody knows is called unknown, and a signal whose se
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -14,13 +13,14 @@ from ocid.events import container, image, layer, node, pod
 from ocid.events import exec as execution
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
+from ocid.projections import session_words
 from ocid.projections.fields import brief
+from ocid.projections.phrases import duration, exit_words
 from ocid.projections.text import short, short_reference, size
 
 _Kind = TypeVar("_Kind", bound=Event)
-_WORDS: dict[type[Event], Callable[[Any], str]] = {}
+_WORDS: dict[type[Event], Callable[[Any], str]] = dict(session_words.WORDS)
 _NO_LOGIN: Final = 4294967295
-_SIGNAL_BASE: Final = 128  # exit code of a process that a signal ended: 128 and the signal's number
 
 
 def words(event: Event) -> str:
@@ -54,26 +54,6 @@ def who_in_full(peer: PeerSeen | None, seq: int) -> str:
         return f"an unknown client (record {seq} does not say)"
     login = "" if peer.login_uid == _NO_LOGIN else f", logged in as uid {peer.login_uid}"
     return f"{peer.exe or peer.comm or 'a process'} (pid {peer.pid}, uid {peer.uid}{login}) [{seq}]"
-
-
-def signal_name(number: int) -> str:
-    """Return a signal's name, or its number where it has none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def exit_words(exit_code: int) -> str:
-    """Return what an exit code means."""
-    if exit_code > _SIGNAL_BASE and exit_code < 255:
-        return f"exit code {exit_code} ({signal_name(exit_code - _SIGNAL_BASE)})"
-    return f"exit code {exit_code}"
-
-
-def duration(ms: int) -> str:
-    """Write milliseconds: "85 ms", "12.3 s"."""
-    return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
 
 
 def _says(kind: type[_Kind]) -> Callable[[Callable[[_Kind], str]], Callable[[_Kind], str]]:

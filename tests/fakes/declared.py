@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ocid.events import container, pod
+from ocid.events import container, pod, session
 from ocid.events import exec as execution
-from ocid.ids import ContainerId, Digest, ExecId, ImageId, PodId, digest_of
+from ocid.ids import ContainerId, Digest, ExecId, ImageId, PodId, SessionId, digest_of
 
 EMPTY = digest_of(b"{}")
 
@@ -67,6 +67,24 @@ def exec_requested(exec_id: str = "e1", **fields: Any) -> execution.Requested:
             "argv": Digest(EMPTY),
             "argv_brief": "true",
             "timeout_s": 0,
+            **fields,
+        }
+    )
+
+
+def session_requested(session_id: str = "s1", **fields: Any) -> session.Requested:
+    """A client's command in container c1 of pod p1."""
+    return session.Requested(
+        **{
+            "session_id": SessionId(session_id),
+            "kind": "exec",
+            "pod_id": PodId("p1"),
+            "container_id": ContainerId("c1"),
+            "argv": Digest(EMPTY),
+            "argv_brief": "sh",
+            "stdin": True,
+            "stdout": True,
+            "tty": True,
             **fields,
         }
     )

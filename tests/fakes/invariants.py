@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
-from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import catalog, container, layer, pod, pull, session
 from ocid.domain import exec as execution
 from ocid.domain.spec.inputs import HostFacts
 from ocid.domain.spec.resources import oci_resources
@@ -28,6 +28,7 @@ AGGREGATES: dict[str, Any] = {
     "pod": pod,
     "container": container,
     "exec": execution,
+    "session": session,
     "pull": pull,
     "layer": layer,
     "catalog": catalog,
@@ -206,7 +207,7 @@ def _view_problems(node: Node) -> list[str]:
     for name, other in (("a fold of the whole log", folded), ("its own snapshot", taken)):
         if _plain(other) != _plain(core.view):
             problems.append(f"the view differs from {name}: {_plain(other)} != {_plain(core.view)}")
-    kinds = (core.pods, core.containers, core.pulls, core.layers, core.execs, core.catalog)
+    kinds = (core.pods, core.containers, core.pulls, core.layers, core.execs, core.sessions, core.catalog)
     for kind, fold in zip(kinds, (core.view._folds[one._aggregate] for one in kinds), strict=True):
         for name, row in fold.rows.items():
             actor = kind.find(name)

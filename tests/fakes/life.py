@@ -15,7 +15,7 @@ from ocid.journal.memory import Crash
 from tests.fakes.world import World
 
 CLEANUP_S = 0.3  # what a cancelled effect takes to be gone
-MAY_CRASH = ("sandbox.", "network.", "runtime.")  # whose bugs are an actor's, with a budget
+MAY_CRASH = ("sandbox.", "network.", "runtime.", "streams.")  # whose bugs are an actor's, with a budget
 HANG_S = 130.0  # after which every adapter gives up by itself
 
 

@@ -23,6 +23,7 @@ from tests.fakes.images import FakeLayers, FakeRegistry, Shelf
 from tests.fakes.life import Faults, Killed, Life, Moment
 from tests.fakes.pods import FakeClock, FakeHostFiles, FakeNetwork, FakeSandboxes, FakeSecrets
 from tests.fakes.runtime import FakeRuntime
+from tests.fakes.streams import FakeStreams
 from tests.fakes.usage import FakeUsage
 from tests.fakes.world import ROOT, RUN, World
 
@@ -183,6 +184,7 @@ class Node:
             sandboxes=FakeSandboxes(life),
             network=FakeNetwork(life, cni=self.cni),
             runtime=FakeRuntime(life),
+            streams=FakeStreams(life),
             layers=FakeLayers(life),
             registry=FakeRegistry(life, self.shelf),
             files=FakeHostFiles(),

@@ -16,7 +16,10 @@ from ocid.adapters.runc import OciRuntime
 from ocid.ids import ContainerId, ExecId, PodId
 from ocid.ports import ContainerOrder, ExecProcess, SandboxOrder
 
-APPLETS = "sh sleep true false echo cat head yes dd kill mkdir touch ls id hostname sysctl ip stat mount tr seq wc env"
+APPLETS = (
+    "sh sleep true false echo cat head yes dd kill mkdir touch ls id hostname sysctl ip stat mount tr seq wc env "
+    "stty tty nc"
+)
 _numbers = itertools.count(os.getpid() << 16)
 
 

@@ -11,10 +11,12 @@ import trio
 
 from ocid.domain.configs import LinuxResources
 from ocid.errors import EffectFailed, OcidError
+from tests.fakes.clients import FakeClient
 from tests.fakes.invariants import check
 from tests.fakes.kubelet import Kubelet, container_config, pod_config
 from tests.fakes.node import Node, Scenario
 from tests.fakes.runtime import USED_BYTES
+from tests.fakes.streaming import stream
 
 APP, WEB = "reg.test/app:1", "reg.test/web:1"
 SCENARIOS: dict[str, Scenario] = {}
@@ -319,6 +321,33 @@ async def command_in_a_container(node: Node, kubelet: Kubelet) -> None:
             assert (finished.exit_code, finished.timed_out) == ((4, False) if timeout_s == 0 else (137, True))
     await check(node, kubelet)
     await kubelet.remove_pod(pod)
+
+
+@scenario
+async def clients_of_a_container(node: Node, kubelet: Kubelet) -> None:
+    """A client's command that ends, one whose client leaves, and an attached client; the daemon's death ends them."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    for argv, code in ((("run:1", "code:4"), 4), (("run:100",), 137), ((), None)):
+        client = FakeClient(None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave_after, client, 3.0)
+            try:
+                outcome = await stream(kubelet, one, *argv, client=client)
+            except OcidError:
+                assert node.died, "only the daemon's death may fail a session"
+            else:
+                assert node.died or outcome.exit_code == code, outcome
+            nursery.cancel_scope.cancel()
+    await check(node, kubelet)
+    await kubelet.remove_pod(pod)
+
+
+async def leave_after(client: FakeClient, seconds: float) -> None:
+    await trio.sleep(seconds)
+    client.leave()
 
 
 @power_cut

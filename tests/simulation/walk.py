@@ -12,10 +12,13 @@ import trio
 from ocid.domain.configs import LinuxResources
 from ocid.errors import OcidError
 from ocid.ids import ContainerId, PodId
+from tests.fakes.clients import FakeClient
 from tests.fakes.invariants import calm, check, files_of
 from tests.fakes.kubelet import Kubelet, container_config, pod_config
 from tests.fakes.node import Node
 from tests.fakes.runtime import USED_BYTES
+from tests.fakes.streaming import stream
+from tests.simulation.scenarios import leave_after
 
 WORKERS, MOVES = 3, 12
 IMAGES = {"reg.test/a:1": ("base", "a"), "reg.test/b:1": ("base", "b"), "reg.test/c:1": ("base", "b", "c")}
@@ -65,6 +68,7 @@ class Walker:
             moves += [self._create, self._create, self._create, self._stop_pod, self._remove_pod]
         if self.containers:
             moves += [self._start, self._start, self._start, self._stop, self._remove, self._exec, self._update]
+            moves += [self._stream]
         if self.dice.random() < 0.2:
             moves.append(self._remove_image)
         return moves
@@ -122,6 +126,15 @@ class Walker:
     async def _exec(self) -> None:
         argv = self.dice.choice((("run:1",), ("run:50",)))
         await self.kubelet.exec_sync(self.dice.choice(self.containers), *argv, timeout_s=self.dice.choice((0, 2)))
+
+    async def _stream(self) -> None:
+        argv = self.dice.choice(((), ("run:1",), ("run:50",)))
+        client, patience_s = FakeClient(None), self.dice.choice((0.0, 0.02, 3.0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave_after, client, patience_s)
+            with contextlib.suppress(OcidError):
+                await stream(self.kubelet, self.dice.choice(self.containers), *argv, client=client)
+            nursery.cancel_scope.cancel()
 
     async def _stop_pod(self) -> None:
         await self.kubelet.stop_pod(self.dice.choice(self.pods))

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest, NotFound
-from ocid.events import codec, container, pod
+from ocid.events import codec, container, pod, session
 from ocid.events import exec as execution
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
@@ -15,7 +15,7 @@ from ocid.journal.reader import Reader
 
 from .reading import headers
 
-_DECLARING: Final = (pod.Declared.TYPE, container.Declared.TYPE, execution.Requested.TYPE)
+_DECLARING: Final = (pod.Declared.TYPE, container.Declared.TYPE, execution.Requested.TYPE, session.Requested.TYPE)
 _CANDIDATES_SHOWN: Final = 8
 
 
@@ -99,6 +99,8 @@ def _parent(envelope: Envelope) -> str:
             return f"pod/{pod_id}"
         case execution.Requested(container_id=container_id):
             return f"container/{container_id}"
+        case session.Requested(container_id=container_id, pod_id=pod_id):
+            return f"container/{container_id}" if container_id else f"pod/{pod_id}"
         case _:
             return ""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from ocid.events import container, pod
+from ocid.events import container, pod, session
 from ocid.events import exec as execution
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
@@ -23,11 +23,12 @@ Peer = Callable[[int], PeerSeen | None]
 _MAIN_LINES: Final = (
     container.Declared, container.PrepareFailed, container.CreateFailed, container.Started, container.StartFailed,
     container.StopRequested, container.Exited, container.Removed, container.GaveUp,
-    execution.Requested,
+    execution.Requested, session.Requested, session.Closed,
 )  # fmt: skip
 _ASKED_FOR: Final = (
     pod.Declared, pod.StopRequested, pod.RemoveRequested, container.Declared, container.StartRequested,
     container.StopRequested, container.RemoveRequested, container.LogReopened, execution.Requested,
+    session.Requested,
 )  # fmt: skip
 
 
@@ -124,7 +125,8 @@ def _verdicts(subject: Subject, events: Sequence[Envelope], names: dict[str, str
         execs = {
             each.stream
             for each in events
-            if isinstance(each.event, execution.Requested) and f"container/{each.event.container_id}" == stream
+            if isinstance(each.event, execution.Requested | session.Requested)
+            and f"container/{each.event.container_id}" == stream
         }
         own = [each for each in events if each.stream == stream or each.stream in execs]
         verdicts.append(Verdict(f"{name} {short(stream.partition('/')[2])}", tuple(of_container(own, asker))))

@@ -8,15 +8,18 @@ from typing import Final
 
 import msgspec
 
-from ocid.events import container, pod
+from ocid.events import container, pod, session
 from ocid.events import exec as execution
 from ocid.events.envelope import Envelope
-from ocid.projections.words import duration, signal_name
+from ocid.projections.phrases import duration, signal_name
 
 Asker = Callable[[Envelope], str]
 
 _SIGNAL_BASE: Final = 128
 _KILLED: Final = _SIGNAL_BASE + signal.SIGKILL
+_OVER: Final = (
+    execution.Finished, execution.Failed, execution.Abandoned, session.Closed, session.Failed, session.Abandoned,
+)  # fmt: skip
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -134,12 +137,17 @@ def _by(stop: Envelope | None, asker: Asker) -> str:
 def _running_execs(events: Sequence[Envelope], before_seq: int) -> list[int]:
     """Return the requests of commands that had not ended before the record *before_seq*."""
     running: dict[str, int] = {}
+    commands: set[str] = set()  # sessions that run one, once they are opened
     for each in events:
         if each.seq >= before_seq:
             break
-        if isinstance(each.event, execution.Requested):
+        if isinstance(each.event, session.Requested) and each.event.kind == "exec":
+            commands.add(each.stream)
+        elif isinstance(each.event, execution.Requested) or (
+            isinstance(each.event, session.Opened) and each.stream in commands
+        ):
             running[each.stream] = each.seq
-        elif isinstance(each.event, execution.Finished | execution.Failed | execution.Abandoned):
+        elif isinstance(each.event, _OVER):
             running.pop(each.stream, None)
     return sorted(running.values())
 
