@@ -116,13 +116,13 @@ class SpdyForwarding:
         half = self._halves.get(request)
         if half is not None and (half.kind == kind or half.port != port):
             self.connection.refuse(event.stream, spdy.Status.PROTOCOL_ERROR)
-        elif len(self._tunnels) + len(self._halves) >= self._tunnels_max:
-            self.connection.refuse(event.stream)
-        elif half is None:
-            self._keep_half(request, kind, event.stream, port)
-        else:
+        elif half is not None:
             del self._halves[request]
             self._join(half, kind, event.stream)
+        elif len(self._tunnels) + len(self._halves) >= self._tunnels_max:
+            self.connection.refuse(event.stream)
+        else:
+            self._keep_half(request, kind, event.stream, port)
 
     def _allowed(self, port: int) -> bool:
         return port in self._ports if self._ports else port > 0

@@ -111,6 +111,7 @@ class Session:
         self._window_bytes = window_bytes
         self._streams: dict[int, _Stream] = {}
         self._last_id = 0
+        self._invalid = 0  # the last stream that was refused for never having been opened
         self._peer_keeps_windows = False
         self._peer_first_window = FIRST_WINDOW
         self._session_send_window = FIRST_WINDOW
@@ -218,6 +219,8 @@ class Session:
             events.append(Reset(stream))
 
     def _data(self, piece: Piece, events: list[Event]) -> None:
+        if not piece.stream:
+            raise _Violation("data on stream 0")
         count = len(piece.data)
         self._session_unconsumed += count
         if self._peer_keeps_windows and self._session_unconsumed > self._window_bytes:
@@ -225,7 +228,9 @@ class Session:
         found = self._streams.get(piece.stream)
         if found is None or not found.remote_open:
             self.consumed(piece.stream, count)
-            if piece.stream > self._last_id or not piece.stream & 1:  # else it was on its way when we reset the stream
+            never_opened = piece.stream > self._last_id or not piece.stream & 1
+            if never_opened and piece.stream != self._invalid:  # else it was on its way when the stream was given up
+                self._invalid = piece.stream
                 self._give_up(piece.stream, Status.INVALID_STREAM, events)
             return
         found.unconsumed += count

@@ -135,6 +135,13 @@ async def echo(tunnel: Tunnel) -> None:
     await tunnel.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds, for ten seconds at most."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 (no event tells what happens at the other end of a socket)
+            await trio.sleep(0.005)
+
+
 @asynccontextmanager
 async def serving(sessions: FakeSessions, limits: Limits | None = None) -> AsyncIterator[str]:
     """Serve on loopback while the block lasts; yield the base URL."""
