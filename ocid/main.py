@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -27,11 +26,13 @@ from ocid.actors import recovery
 from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
 from ocid.actors.rebuild import rebuild
+from ocid.actors.session import SessionService
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfiles import HostDirectory
 from ocid.adapters.layers import LayerStore, staged_blobs
+from ocid.adapters.local import SecretsInMemory, SystemClock, new_id, node_salt
 from ocid.adapters.network import Networks
 from ocid.adapters.pause import PauseProcesses
 from ocid.adapters.process import Reaper
@@ -45,7 +46,7 @@ from ocid.cli import run as command_line
 from ocid.cli.client import Client
 from ocid.config import Config, Loaded
 from ocid.cri import client, server
-from ocid.cri.facade import Facade
+from ocid.cri.facade import Facade, Streaming
 from ocid.domain.configs import ProfileType
 from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
 from ocid.domain.spec.inputs import Rlimit, SpecPolicy
@@ -58,6 +59,10 @@ from ocid.journal.opening import Opened, open_or_quarantine
 from ocid.journal.owner import LastLife
 from ocid.journal.writer import Writer
 from ocid.projections.view import View, schema_hash
+from ocid.streaming.limits import Limits
+from ocid.streaming.server import Server as StreamingServer
+from ocid.streaming.tls import server_tls
+from ocid.streaming.tokens import Tokens
 
 log = logging.getLogger("ocid")
 
@@ -65,40 +70,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SNAPSHOT = "view"
 SNAPSHOT_EVENTS = 20_000  # a start folds at most about so many events beyond its snapshot
 SNAPSHOT_CHECK_S = 30.0
-SALT_BYTES = 32
 READ_CHUNK = 2_000
-
-
-class SystemClock:
-    """The host's clocks."""
-
-    def wall_ns(self) -> int:
-        return time.time_ns()
-
-    def boot_ns(self) -> int:
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-class SecretsInMemory:
-    """Secret values between a request and the bundle that needs them; never anywhere else."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Mapping[int, bytes]] = {}
-
-    def keep(self, owner: str, values: Mapping[int, bytes]) -> None:
-        if values:
-            self._kept[owner] = dict(values)
-
-    def take(self, owner: str) -> Mapping[int, bytes] | None:
-        return self._kept.get(owner)
-
-    def drop(self, owner: str) -> None:
-        self._kept.pop(owner, None)
-
-
-def new_id(digits: int) -> str:
-    """Return so many random hex digits."""
-    return secrets.token_hex(digits // 2)
 
 
 async def serve(loaded: Loaded) -> None:
@@ -152,6 +124,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             writer.subscribe(lambda envelope: facade.publish((envelope,)))
             actors.start_soon(core.recorder.run)
             await actors.start(server.serve, facade, listener)
+            await _serve_streams(facade, config, actors)
             await _begin_epoch(core, opened, config)
             await _take_over(opened, writer)
             await recovery.recover(core, rebooted=_rebooted(opened))
@@ -180,6 +153,20 @@ def _facade(core: Core, config: Config, opened: Opened) -> Facade:
         warnings=_warnings(opened),
         stats_period_s=config.stats.period_s,
     )
+
+
+async def _serve_streams(facade: Facade, config: Config, nursery: trio.Nursery) -> None:
+    """Listen for the clients of exec, attach and port-forward."""
+    wanted, core = config.streaming, facade.core
+    tokens = Tokens(secrets.token_bytes, trio.current_time, outstanding_max=wanted.sessions_max)
+    core.session_effects.streams_s = wanted.creation_timeout_s
+    limits = Limits(creation_s=wanted.creation_timeout_s, idle_s=wanted.idle_timeout_s, sessions=wanted.sessions_max)
+    tls = server_tls(wanted.tls_cert, wanted.tls_key, wanted.tls_client_ca)
+    streams = StreamingServer(SessionService(core.session_effects, core.sessions, tokens), limits=limits, tls=tls)
+    host, port = await nursery.start(streams.serve, wanted.address, wanted.port)
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    base_url = f"{'http' if tls is None else 'https'}://{authority}"
+    facade.streaming = Streaming(base_url=base_url, tokens=tokens, sessions_max=wanted.sessions_max)
 
 
 def _fold(opened: Opened) -> View:
@@ -219,7 +206,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             annotation_prefixes=config.containers.annotation_prefixes,
         ),
         redaction=_rules(config),
-        salt=_salt(root),
+        salt=node_salt(root),
         create_missing_mounts=config.containers.create_missing_mounts,
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
@@ -337,25 +324,6 @@ def _rules(config: Config) -> RedactionRules:
     """Add the configured patterns to the default ones."""
     names = "|".join((DEFAULT_NAME_PATTERN, *(f"(?:{one})" for one in config.security.redact_names)))
     return RedactionRules(name_pattern=names, value_patterns=DEFAULT_VALUE_PATTERNS + config.security.redact_values)
-
-
-def _salt(root: Path) -> bytes:
-    """Return the node's redaction salt, made at the first start. It stays out of the log, mode 0600."""
-    path = root / "redaction.salt"
-    try:
-        salt = path.read_bytes()
-        if len(salt) == SALT_BYTES:
-            return salt
-    except FileNotFoundError:
-        pass
-    salt = secrets.token_bytes(SALT_BYTES)
-    temporary = path.with_suffix(".new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(salt)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    return salt
 
 
 def _first(group: BaseExceptionGroup[OcidError]) -> OcidError:
