@@ -369,6 +369,16 @@ async def test_a_flood_of_input_that_nobody_takes_is_not_read(base: str, session
         await trio.aclose_forcefully(stream)
 
 
+@pytest.mark.parametrize(("carrier", "protocol"), CARRIERS[:2])
+async def test_input_that_comes_after_the_end_is_dropped(
+    base: str, sessions: FakeSessions, carrier: str, protocol: str
+) -> None:
+    """Or else the end would never reach a client that goes on writing."""
+    url = base + sessions.issue("true", stdin=True, stdout=True, stderr=True)
+
+    assert (await run(carrier, protocol, url, stdin=bytes(32 << 20))).exit_code == 0
+
+
 async def test_a_cancelled_write_leaves_no_half_frame(base: str, sessions: FakeSessions) -> None:
     async def impatient(client: Client, grant: Grant) -> Outcome:
         written = 0
