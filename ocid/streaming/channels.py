@@ -13,6 +13,8 @@ import binascii
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from ocid.streaming import websocket
 from ocid.streaming.pipe import Pipe
 from ocid.streaming.transport import Transport
@@ -67,6 +69,7 @@ class Channels:
 
     async def write(self, channel: int, data: bytes) -> bool:
         """Send data on a channel, and wait while the client takes none; say False when the client is gone."""
+        await trio.lowlevel.checkpoint()
         for at in range(0, len(data), FRAME_BYTES_MAX):
             await self._transport.room()
             if self._transport.gone.is_set():

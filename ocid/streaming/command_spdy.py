@@ -112,7 +112,7 @@ class SpdyCommand:
 
     async def _read_sizes(self) -> None:
         await self._made.wait()
-        if _RESIZE in self._wanted:
+        if _RESIZE in self._wanted and _RESIZE in self._inputs:  # else the client went before it was made
             while data := await self._inputs[_RESIZE].read():
                 self._terminal.feed(data)
 

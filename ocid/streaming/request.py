@@ -11,7 +11,7 @@ import trio
 from ocid.streaming.limits import Limits
 from ocid.streaming.upgrade import Refusal, Upgrade
 
-_RECEIVE_BYTES: Final = 16 << 10
+_RECEIVE_BYTES: Final = 4 << 10  # what a head may be longer than its limit
 _LINGER_S: Final = 1.0  # for a client to read why it was refused, before the connection is cut
 _LINGER_BYTES_MAX: Final = 256 << 10
 

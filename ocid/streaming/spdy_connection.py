@@ -69,6 +69,7 @@ class SpdyConnection:
     async def write(self, stream: int, data: bytes) -> bool:
         """Send bytes on a stream, and wait while the client takes none; say False when the stream or client is gone."""
         at = 0
+        await trio.lowlevel.checkpoint()
         while at < len(data):
             await self.transport.room()
             if self.transport.gone.is_set() or not self.session.is_open(stream):

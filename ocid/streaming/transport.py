@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-RECEIVE_BYTES: Final = 256 << 10
+RECEIVE_BYTES: Final = 64 << 10  # at once: more would keep everybody else waiting for its parsing
 _SEND_BYTES: Final = 64 << 10  # at once: each is a sign of life
 _ANSWER_BYTES_MAX: Final = 64 << 10  # in the outbox above its limit
 _HANG_UP_POLL_S: Final = 1.0  # while nothing is read

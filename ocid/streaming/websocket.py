@@ -19,6 +19,7 @@ import msgspec
 MESSAGE_BYTES_MAX: Final = 32 << 20  # what Kubernetes' own servers take
 _CONTROL_BYTES_MAX: Final = 125  # RFC 6455 5.5
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
+_SHORT_BYTES: Final = 64
 _U16: Final = struct.Struct(">H")
 _U64: Final = struct.Struct(">Q")
 _XOR: Final = tuple(bytes(one ^ key for one in range(256)) for key in range(256))
@@ -217,8 +218,12 @@ def _closing(payload: bytes) -> int:
 def unmask(data: bytes, key: bytes, at: int = 0) -> bytes:
     """Mask or unmask *data*, which begins *at* bytes into its frame. RFC 6455 5.3.
 
-    Every fourth byte has the same key, so four table look-ups over strides do it all.
+    Every fourth byte has the same key, so four table look-ups over strides do a long piece; a short one is one number.
     """
+    if len(data) < _SHORT_BYTES:
+        turned = (key[at & 3 :] + key[: at & 3]) * (_SHORT_BYTES // 4)
+        number = int.from_bytes(data, "little") ^ int.from_bytes(turned[: len(data)], "little")
+        return number.to_bytes(len(data), "little")
     out = bytearray(data)
     for lane in range(4):
         out[lane::4] = out[lane::4].translate(_XOR[key[(at + lane) & 3]])

@@ -356,17 +356,37 @@ async def test_input_still_flows_while_the_client_reads_no_output(base: str, ses
         assert socket.close_code == 1000
 
 
-async def test_a_flood_of_input_that_nobody_takes_is_not_read(base: str, sessions: FakeSessions) -> None:
+@pytest.mark.parametrize("carrier", ["spdy", "websocket"])
+async def test_a_flood_of_input_that_nobody_takes_is_not_read(base: str, sessions: FakeSessions, carrier: str) -> None:
     stream, path = await dial(base + sessions.issue("wait", stdin=True, stdout=True))
-    async with over_websocket(stream, path, "v5.channel.k8s.io") as socket:
-        sent = 0
-        with trio.move_on_after(1):
-            while sent < 64 << 20:
-                await socket.send(2, b"\0" + bytes(65535))
-                sent += 65535
+    sent = 0
+    if carrier == "spdy":
+        async with over_spdy(stream, path, "v4.channel.k8s.io") as client:
+            for kind in ("error", "stdout"):
+                await client.create({"streamtype": kind})
+            stdin = await client.create({"streamtype": "stdin"})
+            with trio.move_on_after(1):
+                while sent < 64 << 20:
+                    await stdin.write(bytes(32768))
+                    sent += 32768
+    else:
+        async with over_websocket(stream, path, "v5.channel.k8s.io") as socket:
+            with trio.move_on_after(1):
+                while sent < 64 << 20:
+                    await socket.send(2, b"\0" + bytes(65535))
+                    sent += 65535
 
-        assert sent < 16 << 20
-        await trio.aclose_forcefully(stream)
+    assert sent < 16 << 20
+
+
+@pytest.mark.parametrize(("carrier", "protocol"), CARRIERS[:2])
+async def test_input_that_comes_after_the_end_is_dropped(
+    base: str, sessions: FakeSessions, carrier: str, protocol: str
+) -> None:
+    """Or else the end would never reach a client that goes on writing."""
+    url = base + sessions.issue("true", stdin=True, stdout=True, stderr=True)
+
+    assert (await run(carrier, protocol, url, stdin=bytes(32 << 20))).exit_code == 0
 
 
 async def test_a_cancelled_write_leaves_no_half_frame(base: str, sessions: FakeSessions) -> None:

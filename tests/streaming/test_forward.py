@@ -206,6 +206,25 @@ async def test_a_write_to_a_connection_that_is_gone_breaks(base: str, sessions: 
     assert broken == ["forwarded connection to port 80 is gone"]
 
 
+async def test_a_write_that_waits_for_a_window_breaks_with_its_connection(base: str, sessions: FakeSessions) -> None:
+    broken = []
+
+    async def write(tunnel: CoreTunnel) -> None:
+        try:
+            await tunnel.write(bytes(1 << 20))
+        except BrokenPipeError:
+            broken.append(tunnel.port)
+
+    sessions.connect = write
+    stream, path = await dial(base + sessions.issue("forward", Kind.FORWARD))
+    async with over_spdy(stream, path, "portforward.k8s.io", windows=True) as client:
+        data, _ = await pair(client, 1)
+        await until(lambda: data.received == 65536)
+        assert broken == []
+        await data.reset()
+        await until(lambda: bool(broken))
+
+
 async def test_a_connection_nobody_reads_lets_the_others_read(base: str, sessions: FakeSessions) -> None:
     """Within the session's limit; beyond it the client is not read at all, as it keeps to no windows."""
 
