@@ -72,7 +72,7 @@ class SessionEffects:
         assert state.requested is not None, "a session that nobody requested owes nothing"
         job = self.jobs.get(state.requested.session_id)
         if job is None:
-            return Note(domain.NoteAbandoned(reason="its client was known to an earlier life of the daemon only"))
+            return Note(domain.NoteAbandoned(reason="its client was let go before it was served"))
         match effect:
             case domain.AwaitClient():
                 reason = await self._wait(job)

@@ -38,6 +38,7 @@ class Console:
         try:
             connection, _ = self._listener.accept()
             with connection:
+                connection.setblocking(False)  # the runtime has left: what is not here never comes
                 _, descriptors, _, _ = socket.recv_fds(connection, _NAME_BYTES_MAX, 4, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError as error:
             raise EffectFailed("the OCI runtime sent no terminal") from error

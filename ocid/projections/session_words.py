@@ -19,7 +19,7 @@ def _requested(event: session.Requested) -> str:
     over = ", ".join(streams + ["on a terminal"] * event.tty)
     if event.kind == "attach":
         return f"attach to container {short(event.container_id)} ({over})"
-    return f"interactive command in container {short(event.container_id)} ({over}): {event.argv_brief}"
+    return f"a client's command in container {short(event.container_id)} ({over}): {event.argv_brief}"
 
 
 def _opened(event: session.Opened) -> str:

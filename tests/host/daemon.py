@@ -39,7 +39,7 @@ from ocid.adapters import mounts
 from ocid.adapters.cgroups import Cgroups
 from ocid.cri.stubs import api_grpc
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import catalog, container, layer, pod, pull, session
 from ocid.domain import exec as execution
 from ocid.events import pod as pod_events
 from ocid.events.envelope import Envelope
@@ -552,6 +552,7 @@ class Daemon:
             (view.pods, pod),
             (view.containers, container),
             (view.execs, execution),
+            (view.sessions, session),
             (view.pulls, pull),
             (view.layers, layer),
             (view.catalog, catalog),
@@ -586,6 +587,7 @@ class Daemon:
         found += [f"pod in log {one}" for one in view.pods.rows]
         found += [f"container in log {one}" for one in view.containers.rows]
         found += [f"command in log {one}" for one in view.execs.rows]
+        found += [f"session in log {one}" for one in view.sessions.rows]
         found += [f"pull in log {one}" for one in view.pulls.rows]
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from ocid.errors import InvalidRequest
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
+from ocid.ids import StreamId
 from ocid.projections.selection import Selection, Selector, parse_time
-from tests.fakes.lives import APP, BEGAN_NS, JOB, PROBE, WEB, S, write_log
+from tests.fakes.declared import session_requested
+from tests.fakes.lives import APP, BEGAN_NS, JOB, LATE, PROBE, WEB, S, write_log
 
 NOW_NS = 1_800_000_000 * S
 
@@ -42,6 +45,20 @@ def test_a_pod_has_its_containers_and_their_execs(log: list[Envelope], wanted: s
 @pytest.mark.parametrize("wanted", [APP, "c1", "app"])
 def test_a_container_has_its_execs(log: list[Envelope], wanted: str) -> None:
     assert streams(chosen(log, Selection(container=wanted))) == {f"container/{APP}", f"exec/{PROBE}"}
+
+
+def test_sessions_belong_to_their_container_or_pod(log: list[Envelope]) -> None:
+    last = log[-1]
+    command = session_requested("s1", container_id=LATE, pod_id=JOB)
+    forward = session_requested("s2", container_id="", pod_id=JOB, kind="portforward")
+    more = [
+        msgspec.structs.replace(last, seq=last.seq + n, stream=StreamId(f"session/s{n}"), type=one.TYPE, event=one)
+        for n, one in enumerate((command, forward), 1)
+    ]
+    assert {"session/s1", "session/s2"} <= streams(chosen([*log, *more], Selection(pod="job")))
+    found = streams(chosen([*log, *more], Selection(container="late")))
+    assert "session/s1" in found
+    assert "session/s2" not in found
 
 
 def test_membership_is_known_when_only_the_end_is_wanted(log: list[Envelope]) -> None:

@@ -13,13 +13,13 @@ from ocid_replay.story import Story, tell
 from ocid_replay.verdict import of_container, of_pod
 
 from ocid.errors import InvalidRequest, NotFound
-from ocid.events import container, pod
+from ocid.events import container, pod, session
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
 from ocid.ids import Digest, StreamId
 from ocid.journal.looking import look, peers
 from ocid.journal.reader import Reader
-from tests.fakes.declared import container_declared, exec_requested, pod_declared
+from tests.fakes.declared import container_declared, exec_requested, pod_declared, session_requested
 from tests.fakes.lives import APP, BOOT, HOG, JOB, WEB, Life, S, write_log
 
 
@@ -186,6 +186,34 @@ def test_commands_that_ran_when_a_signal_ended_it_are_named() -> None:
     events = [*own[:2], msgspec.structs.replace(command, seq=3), own[3]]
     findings = of_container(events, lambda _: "ocid")
     assert findings[1].seqs == (3,)
+
+
+@pytest.mark.parametrize(("kind", "named"), [("exec", True), ("attach", False)])
+def test_sessions_count_as_commands_once_a_client_has_opened_them(kind: str, named: bool) -> None:
+    own = in_envelopes("container/c1", DECLARED, STARTED, *[container.LogReopened()] * 3, exited(137))
+    waiting = in_envelopes("session/s0", session_requested("s0"))
+    opened = in_envelopes("session/s1", session_requested(kind=kind), session.Opened(remote=""))
+    events = [*own[:2], *(msgspec.structs.replace(one, seq=seq) for seq, one in enumerate([*waiting, *opened], 3))]
+    findings = of_container([*events, own[5]], lambda _: "ocid")
+    assert [finding.seqs for finding in findings[1:]] == ([(5,)] if named else [])
+
+
+def test_a_pods_story_tells_who_forwarded_ports_and_what_went_through() -> None:
+    forward = session_requested(kind="portforward", container_id="", ports=(80,), argv=None)
+    use = session.PortUse(port=80, connections=2, failed=1, bytes_in=10, bytes_out=2048)
+    events = [
+        *in_envelopes("pod/p1", pod_declared(), pod.Ready()),
+        *in_envelopes(
+            "session/s1", forward, session.Opened(remote="127.0.0.1:9"), session.Closed(took_ms=1500, ports=(use,))
+        ),
+    ]
+    lines = tell(Subject("pod", "p1", "prod/web"), events, lambda _: None).lines
+    assert [line.text for line in lines[2:]] == [
+        "port-forward into pod p1: 80",
+        "ended after 1.5 s; port 80: 2 connections, 1 failed, 10 B in, 2.0 KiB out",
+    ]
+    assert lines[2].who
+    assert not lines[3].who
 
 
 @pytest.mark.parametrize(
