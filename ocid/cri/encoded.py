@@ -94,13 +94,20 @@ class Heads(Items[State, Config]):
         return self._kind(**{self._field: item}).SerializeToString()
 
 
-def embedded(number: int, message: bytes) -> bytes:
-    """Return an encoded message as the field of that *number*, below 16, of the message around it."""
-    head, size = [number << 3 | 2], len(message)
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes((*head, size)) + message
+def varint(number: int) -> bytes:
+    """Return a number that is not negative in the encoding's own form: seven bits at a time, the lowest ones first."""
+    if number < 0x80:
+        return bytes((number,))
+    groups = []
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*groups, number))
+
+
+def embedded(number: int, content: bytes) -> bytes:
+    """Return an encoded message, or a text, as the field of that *number*, below 16, of the message around it."""
+    return bytes((number << 3 | 2,)) + varint(len(content)) + content
 
 
 class Codec(ProtoCodec):

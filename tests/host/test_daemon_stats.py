@@ -80,7 +80,9 @@ def test_a_busy_loop_takes_about_a_core(kubelet: Kubelet) -> None:
     )
     assert whole.usage_core_nano_seconds.value >= second.cpu.usage_core_nano_seconds.value
     eventually(
-        lambda: metrics(kubelet, busy)["container_cpu_usage_seconds_total"], lambda found: found >= 1, "a second is used"
+        lambda: metrics(kubelet, busy)["container_cpu_usage_seconds_total"],
+        lambda found: found >= 1,
+        "a second is used",
     )
 
 
