@@ -19,6 +19,8 @@ from ocid.projections.fold import Row
 
 BATCH_BYTES_MAX = 1 << 20  # of a streamed message; a Go client takes 4 MiB unless told otherwise
 
+_TAGS = tuple(bytes((number << 3 | 2,)) for number in range(16))  # of fields that are messages or texts
+
 State = TypeVar("State")
 Config = TypeVar("Config")
 
@@ -98,6 +100,8 @@ def varint(number: int) -> bytes:
     """Return a number that is not negative in the encoding's own form: seven bits at a time, the lowest ones first."""
     if number < 0x80:
         return bytes((number,))
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     groups = []
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)
@@ -107,7 +111,7 @@ def varint(number: int) -> bytes:
 
 def embedded(number: int, content: bytes) -> bytes:
     """Return an encoded message, or a text, as the field of that *number*, below 16, of the message around it."""
-    return bytes((number << 3 | 2,)) + varint(len(content)) + content
+    return _TAGS[number] + varint(len(content)) + content
 
 
 class Codec(ProtoCodec):

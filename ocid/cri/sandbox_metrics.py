@@ -60,9 +60,8 @@ def _pod(facade: Facade, row: Row[Pod], cgroups: dict[str, str]) -> bytes:
     network = Facts(now_ns, network=facade.sampler.networks.get(pod_id))
     message += encoded(table.NETWORK, network, (*of_pod[:3], pod_id, *of_pod[4:]))
     usage = None if place is None else usages.cgroup(place)
-    details = None if place is None else usages.details(place)
-    if usage is not None and details is not None:
-        message += encoded(table.OF_CGROUPS, Facts(now_ns, usage, details), of_pod)
+    if usage is not None:
+        message += encoded(table.OF_CGROUPS, Facts(now_ns, usage), of_pod)
     for name, path in running(facade, pod_id):
         config = facade.view.containers.config(name)
         image = config.image.user_specified_image or config.image.image
