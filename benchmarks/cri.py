@@ -22,31 +22,14 @@ from pathlib import Path
 import memory
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from kubelet import CONTAINER_RUNNING, DOWN, SECCOMP, TOKEN, UP, Kubelet, Pod, sweep_cgroups
+from report import Results, print_table, summary
 
-OPS = ("memory", "version", "status", "pod", "burst", "exec", "list", "pull", "restart")
+OPS = ("memory", "version", "status", "pod", "burst", "exec", "list", "stats", "pull", "restart")
 FAILURES = (GRPCError, StreamTerminatedError, ConnectionError, TimeoutError, RuntimeError)
 BUSYBOX = "registry.k8s.io/e2e-test-images/busybox:1.29-4"
+STATS = ("ListContainerStats", "ListPodSandboxStats", "ListPodSandboxMetrics")
 BURST = 8  # pods at once
 FEW, HELD = 5, 20  # pods before memory is weighed, and further ones
-
-
-class Results:
-    """Samples by operation and socket, in the order in which they were first taken."""
-
-    def __init__(self) -> None:
-        self.samples: dict[str, dict[str, list[float]]] = {}
-        self.units: dict[str, str] = {}
-        self.errors: Counter[tuple[str, str, str]] = Counter()
-
-    def add(self, operation: str, socket: str, value: float, unit: str = "ms") -> None:
-        self.units[operation] = unit
-        self.samples.setdefault(operation, {}).setdefault(socket, []).append(value)
-
-    def failed(self, operation: str, socket: str, error: BaseException) -> None:
-        self.errors[operation, socket, f"{type(error).__name__}: {error}"[:300]] += 1
-
-    def failures(self, operation: str, socket: str) -> int:
-        return sum(n for (op, name, _), n in self.errors.items() if (op, name) == (operation, socket))
 
 
 class Benchmark:
@@ -179,6 +162,18 @@ class Benchmark:
                 await self.calls(f"ListContainers of {count}", runs, pods, lambda node, _: node.list_containers())
                 await self.calls(f"ListPodSandbox of {count}", runs, pods, lambda node, _: node.list_pods())
 
+    async def op_stats(self) -> None:
+        for count in self.args.many:
+            async with self.holding(f"stats of {count}", count) as pods:
+                await asyncio.sleep(2)  # a runtime that samples in the background has something to tell by then
+                for rpc in STATS:
+                    able = {node.name: pods[node.name] for node in self.nodes if node.name in pods}
+                    for node in self.nodes:
+                        if node.name in able and not await node.has_rpc(rpc):
+                            say(f"  {node.name} has no {rpc}")
+                            del able[node.name]
+                    await self.calls(f"{rpc} of {count}", self.args.runs, able, lambda node, _, rpc=rpc: node.ask(rpc))  # type: ignore[misc]
+
     async def op_pull(self) -> None:
         for ref in self.args.pull:
             wrote: dict[str, list[tuple[int, int]]] = {}
@@ -294,54 +289,6 @@ async def settled(path: str) -> tuple[int, int]:
         if still >= 5:
             break
     return last
-
-
-# --- Report ---
-
-
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    at = share * (len(ordered) - 1)
-    low = int(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
-
-
-def summary(results: Results, names: list[str], baseline: str) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for operation, by_socket in results.samples.items():
-        cells: dict[str, dict[str, float]] = {}
-        for name in names:
-            if values := by_socket.get(name):
-                cell = {"p50": percentile(values, 0.5), "p95": percentile(values, 0.95), "n": len(values)}
-                if name != baseline and by_socket.get(baseline):
-                    cell["ratio"] = cell["p50"] / percentile(by_socket[baseline], 0.5)
-                cells[name] = cell
-        rows.append({"operation": operation, "unit": results.units[operation], "sockets": cells})
-    return rows
-
-
-def print_table(rows: list[dict], names: list[str], baseline: str) -> None:  # type: ignore[type-arg]
-    others = [name for name in names if name != baseline] if baseline else []
-    width = max(len(row["operation"]) for row in rows) + 2
-    head = f"{'':{width}}{'unit':>5}{'n':>6}"
-    for name in names:
-        head += f"{name + ' p50':>18}{'p95':>9}"
-    print(head + "".join(f"{f'{name}/{baseline}':>{len(name) + len(baseline) + 3}}" for name in others))
-    for row in rows:
-        cells = row["sockets"]
-        line = f"{row['operation']:{width}}{row['unit']:>5}{max(cell['n'] for cell in cells.values()):>6}"
-        for name in names:
-            cell = cells.get(name)
-            line += f"{number(cell['p50']):>18}{number(cell['p95']):>9}" if cell else f"{'-':>18}{'-':>9}"
-        for name in others:
-            ratio = cells.get(name, {}).get("ratio")
-            line += f"{f'{ratio:.2f}' if ratio else '-':>{len(name) + len(baseline) + 3}}"
-        print(line)
-
-
-def number(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from google.protobuf.message import Message
 from grpclib.client import Channel
 from grpclib.config import Configuration
 from grpclib.const import Status
@@ -218,6 +219,18 @@ class Kubelet:
 
     async def list_pods(self) -> list[api.PodSandbox]:
         return list((await self.runtime.ListPodSandbox(api.ListPodSandboxRequest(), timeout=RPC_S)).items)
+
+    async def ask(self, rpc: str) -> Message:
+        """Call a method of RuntimeService with an empty request: a list of everything."""
+        answer: Message = await getattr(self.runtime, rpc)(getattr(api, f"{rpc}Request")(), timeout=RPC_S)
+        return answer
+
+    async def has_rpc(self, rpc: str) -> bool:
+        try:
+            await self.ask(rpc)
+        except GRPCError as error:
+            return error.status is not Status.UNIMPLEMENTED
+        return True
 
     async def address(self, pod: Pod) -> str:
         request = api.PodSandboxStatusRequest(pod_sandbox_id=pod.sandbox)

@@ -17,7 +17,7 @@ TREES = ("ocid", "tools", "tests", "benchmarks")
 FILE_LINES_MAX = {"ocid": 400, "tools": 400, "benchmarks": 400, "tests": 800}
 FUNCTION_LINES_MAX = {"ocid": 60, "tools": 60, "benchmarks": 60, "tests": 80}
 RATCHET = {  # what is longer all the same; these numbers may shrink, never grow
-    "benchmarks/cri.py": 480,
+    "benchmarks/cri.py": 430,
 }
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|XX" + r"X|FIX" + r"ME)\b")
 PURE = ("events", "domain", "projections")

@@ -6,8 +6,10 @@ event loop. What changes something runs as a Trio function; when the client goes
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.server import Stream
 
-from ocid.cri.encoded import Encoded
+from ocid.cri.encoded import Encoded, batches
 from ocid.cri.facade import Facade
 from ocid.cri.inline import Answer
 from ocid.cri.peers import identify
@@ -31,9 +33,12 @@ from ocid.events.envelope import Context
 log = logging.getLogger(__name__)
 
 Read = Callable[[Facade, Any], Message | Encoded]
+Gather = Callable[[Facade, Any], Iterator[bytes]]  # items, each as a response that holds nothing else
 Streaming = Callable[[Facade, Any], Iterator[Message | Encoded]]
 Change = Callable[[Facade, Any, Context], Awaitable[Message]]
 Follow = Callable[[Facade, Any], contextlib.AbstractContextManager[AsyncGenerator[Message, None]]]
+
+TURN_S = 0.005  # of gathering before others get theirs
 
 
 class Rpc(Protocol):
@@ -93,6 +98,40 @@ def streaming(facade: Facade, name: str, handle: Streaming) -> Rpc:
             raise _internal(name, bug) from bug
 
     return rpc
+
+
+def gathering(facade: Facade, name: str, handle: Gather, kind: type[Message], *, batched: bool) -> Rpc:
+    """Serve an RPC whose items take a while to gather, as one response or, for a stream, *batched*.
+
+    Others get their turn in between: *handle* must bear that memory changes from one item to the next.
+    """
+
+    async def rpc(stream: Stream[Any, Any]) -> None:
+        request = await receive(stream)
+        try:
+            facade.require_open()
+            parts = await _gathered(handle(facade, request))
+            for response in batches(kind, parts) if batched else [Encoded(kind, b"".join(parts))]:
+                await stream.send_message(response)
+        except OcidError as error:
+            raise to_grpc(error) from None
+        except (GRPCError, ProtocolError, StreamTerminatedError):
+            raise  # grpclib's own affair: the client went away
+        except Exception as bug:
+            raise _internal(name, bug) from bug
+
+    return rpc
+
+
+async def _gathered(parts: Iterator[bytes]) -> list[bytes]:
+    found: list[bytes] = []
+    until_s = time.perf_counter() + TURN_S
+    for part in parts:
+        found.append(part)
+        if time.perf_counter() > until_s:
+            await asyncio.sleep(0)
+            until_s = time.perf_counter() + TURN_S
+    return found
 
 
 def changing(facade: Facade, name: str, handle: Change) -> Rpc:

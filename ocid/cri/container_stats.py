@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ocid.cri import present_stats as present
-from ocid.cri.encoded import Encoded, batches, embedded
+from ocid.cri.encoded import Encoded, embedded
 from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.sampler import is_counted
@@ -33,24 +33,17 @@ def container_stats(facade: Facade, request: pb.ContainerStatsRequest) -> Encode
     return Encoded(pb.ContainerStatsResponse, embedded(ITEMS, stats))
 
 
-def list_container_stats(facade: Facade, request: pb.ListContainerStatsRequest) -> Encoded:
+def all_container_stats(
+    facade: Facade, request: pb.ListContainerStatsRequest | pb.StreamContainerStatsRequest
+) -> Iterator[bytes]:
     """Answer for all running containers that the filter lets through. Its fields must all match; ids may be short."""
-    return Encoded(pb.ListContainerStatsResponse, b"".join(_parts(facade, request.filter)))
-
-
-def stream_container_stats(facade: Facade, request: pb.StreamContainerStatsRequest) -> Iterator[Encoded]:
-    """Answer the same in batches."""
-    yield from batches(pb.StreamContainerStatsResponse, _parts(facade, request.filter))
-
-
-def _parts(facade: Facade, wanted: pb.ContainerStatsFilter) -> Iterator[bytes]:
-    view = facade.view
+    wanted, view = request.filter, facade.view
     facade.container_heads.sweep(view.containers.rows, view.seq)
-    for name, row in view.containers.rows.items():
-        declared = row.state.declared
-        if declared is None or not is_counted(row.state):
+    for name in list(view.containers.rows):
+        row = view.containers.rows.get(name)
+        if row is None or row.state.declared is None or not is_counted(row.state):
             continue
-        if not name.startswith(wanted.id) or not declared.pod_id.startswith(wanted.pod_sandbox_id):
+        if not name.startswith(wanted.id) or not row.state.declared.pod_id.startswith(wanted.pod_sandbox_id):
             continue
         if labels_match(wanted.label_selector, view.containers.config(name).labels):
             stats = stats_of(facade, name, row)

@@ -19,6 +19,8 @@ from ocid.projections.fold import Row
 
 BATCH_BYTES_MAX = 1 << 20  # of a streamed message; a Go client takes 4 MiB unless told otherwise
 
+_TAGS = tuple(bytes((number << 3 | 2,)) for number in range(16))  # of fields that are messages or texts
+
 State = TypeVar("State")
 Config = TypeVar("Config")
 
@@ -94,13 +96,22 @@ class Heads(Items[State, Config]):
         return self._kind(**{self._field: item}).SerializeToString()
 
 
-def embedded(number: int, message: bytes) -> bytes:
-    """Return an encoded message as the field of that *number*, below 16, of the message around it."""
-    head, size = [number << 3 | 2], len(message)
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes((*head, size)) + message
+def varint(number: int) -> bytes:
+    """Return a number that is not negative in the encoding's own form: seven bits at a time, the lowest ones first."""
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    groups = []
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*groups, number))
+
+
+def embedded(number: int, content: bytes) -> bytes:
+    """Return an encoded message, or a text, as the field of that *number*, below 16, of the message around it."""
+    return _TAGS[number] + varint(len(content)) + content
 
 
 class Codec(ProtoCodec):

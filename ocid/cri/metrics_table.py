@@ -330,5 +330,12 @@ NETWORK: Final = (
 OF_CONTAINERS: Final[tuple[Metric, ...]] = (
     *CPU, *MEMORY, *PRESSURE, *HUGE_PAGES, *IO, *FILES, *PROCESSES, *SPEC, *SEEN,
 )  # fmt: skip
-OF_CGROUPS: Final[tuple[Metric, ...]] = (*CPU, *MEMORY, *PRESSURE, *SEEN)  # of pods that have one for themselves
+_OF_CGROUPS: Final = (
+    "container_cpu_usage_seconds_total", "container_memory_usage_bytes", "container_memory_working_set_bytes",
+    "container_memory_rss", "container_memory_swap", "container_memory_failures_total",
+    "container_spec_memory_limit_bytes", "container_last_seen",
+)  # fmt: skip
+OF_CGROUPS: Final[tuple[Metric, ...]] = (  # of pods that have one for themselves: what ``CgroupUsage`` alone says
+    *(metric for metric in OF_CONTAINERS if metric.name in _OF_CGROUPS), *PRESSURE,
+)  # fmt: skip
 ALL: Final[tuple[Metric, ...]] = (*OF_CONTAINERS, *NETWORK)

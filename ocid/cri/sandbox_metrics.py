@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 from ocid.cri import metrics_table as table
 from ocid.cri.container_stats import ITEMS
-from ocid.cri.encoded import Encoded, batches, embedded
+from ocid.cri.encoded import embedded, varint
 from ocid.cri.facade import Facade
 from ocid.cri.metrics_table import Facts, Metric
 from ocid.cri.sandbox_stats import running
@@ -16,6 +17,10 @@ from ocid.domain.spec.cgroups import CgroupDriver, container_path, parent_path
 from ocid.projections.fold import Row
 
 METRICS, CONTAINER_METRICS = 2, 3  # field numbers of PodSandboxMetrics; ContainerMetrics.metrics is 2, too
+NAME, LABEL_VALUES, VALUE = 1, 4, 5  # of Metric
+TIMESTAMP, KIND = bytes((2 << 3,)), bytes((3 << 3,))  # of Metric: the heads of fields that are numbers
+NUMBER = bytes((1 << 3,))  # of UInt64Value
+NOTHING = embedded(VALUE, b"")  # a UInt64Value of 0
 
 
 def list_metric_descriptors(
@@ -30,21 +35,15 @@ def list_metric_descriptors(
     )
 
 
-def list_pod_sandbox_metrics(facade: Facade, request: pb.ListPodSandboxMetricsRequest) -> Encoded:
+def all_pod_sandbox_metrics(
+    facade: Facade, request: pb.ListPodSandboxMetricsRequest | pb.StreamPodSandboxMetricsRequest
+) -> Iterator[bytes]:
     """Answer for all ready pods and their running containers."""
-    return Encoded(pb.ListPodSandboxMetricsResponse, b"".join(_parts(facade)))
-
-
-def stream_pod_sandbox_metrics(facade: Facade, request: pb.StreamPodSandboxMetricsRequest) -> Iterator[Encoded]:
-    """Answer the same in batches."""
-    yield from batches(pb.StreamPodSandboxMetricsResponse, _parts(facade))
-
-
-def _parts(facade: Facade) -> Iterator[bytes]:
     facade.sampler.metrics_are_wanted()
-    cgroups = facade.sampler.pod_cgroups()
-    for row in facade.view.pods.rows.values():
-        if row.state.is_ready:
+    cgroups, rows = facade.sampler.pod_cgroups(), facade.view.pods.rows
+    for name in list(rows):
+        row = rows.get(name)
+        if row is not None and row.state.is_ready:
             yield embedded(ITEMS, _pod(facade, row, cgroups))
 
 
@@ -61,9 +60,8 @@ def _pod(facade: Facade, row: Row[Pod], cgroups: dict[str, str]) -> bytes:
     network = Facts(now_ns, network=facade.sampler.networks.get(pod_id))
     message += encoded(table.NETWORK, network, (*of_pod[:3], pod_id, *of_pod[4:]))
     usage = None if place is None else usages.cgroup(place)
-    details = None if place is None else usages.details(place)
-    if usage is not None and details is not None:
-        message += encoded(table.OF_CGROUPS, Facts(now_ns, usage, details), of_pod)
+    if usage is not None:
+        message += encoded(table.OF_CGROUPS, Facts(now_ns, usage), of_pod)
     for name, path in running(facade, pod_id):
         config = facade.view.containers.config(name)
         image = config.image.user_specified_image or config.image.image
@@ -95,14 +93,25 @@ def _container_facts(facade: Facade, name: str, path: str, now_ns: int) -> Facts
 
 
 def encoded(metrics: Iterable[Metric], facts: Facts, labels: tuple[str, ...]) -> Iterator[bytes]:
-    """Yield every value of *metrics* as the encoded field that holds one Metric."""
+    """Yield every value of *metrics* as the encoded field that holds one Metric.
+
+    There are some eighty for each container, so what they share is encoded once, and no message is built.
+    """
+    shared = _label_values(labels)
     for metric in metrics:
-        for value in metric.values(facts):
-            message = pb.Metric(
-                name=metric.name,
-                timestamp=value.at_ns,
-                metric_type=metric.kind,
-                label_values=labels + value.labels,
-                value=pb.UInt64Value(value=value.number),
-            )
-            yield embedded(METRICS, message.SerializeToString())
+        name, kind = _constants(metric)
+        for number, extra, at_ns in metric.values(facts):
+            taken = TIMESTAMP + varint(at_ns) if at_ns else b""
+            more = _label_values(extra) if extra else b""
+            value = embedded(VALUE, NUMBER + varint(number)) if number else NOTHING
+            yield embedded(METRICS, b"".join((name, taken, kind, shared, more, value)))
+
+
+@functools.cache
+def _constants(metric: Metric) -> tuple[bytes, bytes]:
+    """Return the encoded name and type of a metric; a type of 0 is not written."""
+    return embedded(NAME, metric.name.encode()), KIND + varint(metric.kind) if metric.kind else b""
+
+
+def _label_values(values: Iterable[str]) -> bytes:
+    return b"".join(embedded(LABEL_VALUES, value.encode()) for value in values)

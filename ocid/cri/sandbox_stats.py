@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from ocid.cri import present_stats as present
 from ocid.cri.container_stats import ITEMS, rate, stats_of
-from ocid.cri.encoded import Encoded, batches, embedded
+from ocid.cri.encoded import Encoded, embedded
 from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
 from ocid.cri.sampler import is_counted
@@ -33,21 +33,15 @@ def pod_sandbox_stats(facade: Facade, request: pb.PodSandboxStatsRequest) -> Enc
     return Encoded(pb.PodSandboxStatsResponse, embedded(ITEMS, _stats(facade, row, facade.sampler.pod_cgroups())))
 
 
-def list_pod_sandbox_stats(facade: Facade, request: pb.ListPodSandboxStatsRequest) -> Encoded:
+def all_pod_sandbox_stats(
+    facade: Facade, request: pb.ListPodSandboxStatsRequest | pb.StreamPodSandboxStatsRequest
+) -> Iterator[bytes]:
     """Answer for all ready pods that the filter lets through. Its fields must all match; an id may be cut short."""
-    return Encoded(pb.ListPodSandboxStatsResponse, b"".join(_parts(facade, request.filter)))
-
-
-def stream_pod_sandbox_stats(facade: Facade, request: pb.StreamPodSandboxStatsRequest) -> Iterator[Encoded]:
-    """Answer the same in batches."""
-    yield from batches(pb.StreamPodSandboxStatsResponse, _parts(facade, request.filter))
-
-
-def _parts(facade: Facade, wanted: pb.PodSandboxStatsFilter) -> Iterator[bytes]:
-    view, cgroups = facade.view, facade.sampler.pod_cgroups()
+    wanted, view, cgroups = request.filter, facade.view, facade.sampler.pod_cgroups()
     facade.pod_heads.sweep(view.pods.rows, view.seq)
-    for name, row in view.pods.rows.items():
-        if not row.state.is_ready or not name.startswith(wanted.id):
+    for name in list(view.pods.rows):
+        row = view.pods.rows.get(name)
+        if row is None or not row.state.is_ready or not name.startswith(wanted.id):
             continue
         if labels_match(wanted.label_selector, view.pods.config(name).labels):
             yield embedded(ITEMS, _stats(facade, row, cgroups))

@@ -23,7 +23,7 @@ from ocid.cri.container_list import list_containers
 from ocid.cri.container_log import reopen_container_log
 from ocid.cri.container_remove import remove_container
 from ocid.cri.container_start import start_container
-from ocid.cri.container_stats import container_stats, list_container_stats, stream_container_stats
+from ocid.cri.container_stats import all_container_stats, container_stats
 from ocid.cri.container_status import container_status
 from ocid.cri.container_stop import stop_container
 from ocid.cri.container_update import update_container_resources
@@ -40,10 +40,10 @@ from ocid.cri.inline import Answer, InlineServer
 from ocid.cri.port_forward import port_forward
 from ocid.cri.runtime_config import runtime_config, update_runtime_config
 from ocid.cri.sandbox_list import list_pod_sandbox
-from ocid.cri.sandbox_metrics import list_metric_descriptors, list_pod_sandbox_metrics, stream_pod_sandbox_metrics
+from ocid.cri.sandbox_metrics import all_pod_sandbox_metrics, list_metric_descriptors
 from ocid.cri.sandbox_remove import remove_pod_sandbox
 from ocid.cri.sandbox_run import run_pod_sandbox
-from ocid.cri.sandbox_stats import list_pod_sandbox_stats, pod_sandbox_stats, stream_pod_sandbox_stats
+from ocid.cri.sandbox_stats import all_pod_sandbox_stats, pod_sandbox_stats
 from ocid.cri.sandbox_status import pod_sandbox_status
 from ocid.cri.sandbox_stop import stop_pod_sandbox
 from ocid.cri.sandbox_update import update_pod_sandbox_resources
@@ -70,16 +70,18 @@ READS: Mapping[str, bridge.Read] = {
     "ImageStatus": image_status,
     "ImageFsInfo": image_fs_info,
     "ContainerStats": container_stats,
-    "ListContainerStats": list_container_stats,
     "PodSandboxStats": pod_sandbox_stats,
-    "ListPodSandboxStats": list_pod_sandbox_stats,
     "ListMetricDescriptors": list_metric_descriptors,
-    "ListPodSandboxMetrics": list_pod_sandbox_metrics,
+}
+GATHERS: Mapping[str, bridge.Gather] = {
+    "ListContainerStats": all_container_stats,
+    "StreamContainerStats": all_container_stats,
+    "ListPodSandboxStats": all_pod_sandbox_stats,
+    "StreamPodSandboxStats": all_pod_sandbox_stats,
+    "ListPodSandboxMetrics": all_pod_sandbox_metrics,
+    "StreamPodSandboxMetrics": all_pod_sandbox_metrics,
 }
 STREAMS: Mapping[str, bridge.Streaming] = {
-    "StreamContainerStats": stream_container_stats,
-    "StreamPodSandboxStats": stream_pod_sandbox_stats,
-    "StreamPodSandboxMetrics": stream_pod_sandbox_metrics,
     "StreamPodSandboxes": stream_pod_sandboxes,
     "StreamContainers": stream_containers,
     "StreamImages": stream_images,
@@ -115,12 +117,15 @@ class _Service:
 
     def __mapping__(self) -> dict[str, Handler]:
         theirs: Mapping[str, Handler] = _mapping_of(self._base)
-        return {path: handler._replace(func=self._rpc(path)) for path, handler in theirs.items()}
+        return {path: handler._replace(func=self._rpc(path, handler)) for path, handler in theirs.items()}
 
-    def _rpc(self, path: str) -> Callable[..., Any]:
+    def _rpc(self, path: str, handler: Handler) -> Callable[..., Any]:
         name = path.rpartition("/")[2]
         if name in READS:
             return bridge.reading(self._facade, name, READS[name])
+        if name in GATHERS:
+            kind, batched = handler.reply_type, handler.cardinality.server_streaming
+            return bridge.gathering(self._facade, name, GATHERS[name], kind, batched=batched)
         if name in STREAMS:
             return bridge.streaming(self._facade, name, STREAMS[name])
         if name in CHANGES:

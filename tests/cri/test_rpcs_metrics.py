@@ -9,11 +9,15 @@ import msgspec
 import pytest
 import trio
 
-from ocid.cri import encoded
+from ocid.cri import encoded, sandbox_metrics
+from ocid.cri import metrics_table as table
+from ocid.cri.metrics_table import Facts
+from ocid.cri.sampler import NetworkSample
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.ports.usage import CgroupUsage
 from tests.cri.daemon import Daemon
 from tests.cri.test_rpcs_stats import kubelet_pod, sampled, streamed
-from tests.fakes.usage import MIB
+from tests.fakes.usage import MIB, link
 
 Labels = dict[str, str]
 
@@ -177,6 +181,34 @@ async def test_processes_are_looked_into_while_somebody_asks(daemon: Daemon) -> 
         await trio.sleep(900)
         assert looked() == pytest.approx(31, abs=1), "for 300 s, every 10 s"
         nursery.cancel_scope.cancel()
+
+
+def test_metrics_are_encoded_as_messages_would_be() -> None:
+    facts = Facts(
+        now_ns=1,
+        usage=CgroupUsage(
+            cpu_ns=(1 << 64) - 1, memory_bytes=(1 << 63) + 5, page_faults=0, rss_bytes=127, swap_bytes=128
+        ),
+        network=NetworkSample(10**18, (link("ü" * 100),)),
+    )
+    metrics = (*table.CPU, *table.MEMORY, *table.NETWORK)
+    parts = list(sandbox_metrics.encoded(metrics, facts, ("", "ß", "x" * 300)))
+    built = pb.PodSandboxMetrics(
+        metrics=[
+            pb.Metric(
+                name=metric.name,
+                timestamp=value.at_ns,
+                metric_type=metric.kind,
+                label_values=["", "ß", "x" * 300, *value.labels],
+                value=pb.UInt64Value(value=value.number),
+            )
+            for metric in metrics
+            for value in metric.values(facts)
+        ]
+    )
+
+    assert len(built.metrics) > 10
+    assert b"".join(parts) == built.SerializeToString()
 
 
 async def test_streams_give_what_the_list_gives(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import node, pod
 from tests.cri.daemon import Client, Daemon, container_config, pod_config, refused
 
-BUILT = {*server.READS, *server.STREAMS, *server.CHANGES, *server.FOLLOWS}
+BUILT = {*server.READS, *server.GATHERS, *server.STREAMS, *server.CHANGES, *server.FOLLOWS}
 RPCS = {
     path.rpartition("/")[2]: handler
     for base in (api_grpc.RuntimeServiceBase, api_grpc.ImageServiceBase)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -340,3 +341,39 @@ async def test_streams_give_what_the_lists_give(daemon: Daemon, monkeypatch: pyt
     assert [found.attributes.id for found in message.container_stats] == [running[3]]
     nobody = pb.StreamPodSandboxStatsRequest(filter=pb.PodSandboxStatsFilter(id="f" * 64))
     assert await streamed(daemon, "StreamPodSandboxStats", nobody) == []
+
+
+@pytest.mark.parametrize(
+    "method", ["ListContainerStats", "ListPodSandboxStats", "ListPodSandboxMetrics", "StreamPodSandboxMetrics"]
+)
+async def test_others_get_their_turn_and_what_goes_meanwhile_is_left_out(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    await daemon.pull()
+    pods = [await daemon.run_pod(f"pod-{number}") for number in range(4)]
+    for pod_id in pods:
+        await daemon.run(pod_id)
+    usage, answered = daemon.node.usage.cgroup, trio.Event()
+
+    def slow(path: str) -> CgroupUsage | None:
+        time.sleep(0.006)
+        return usage(path)
+
+    async def ask() -> None:
+        request = getattr(pb, f"{method}Request")()
+        if method.startswith("Stream"):
+            await streamed(daemon, method, request)
+        else:
+            await getattr(daemon.client, method)(request)
+        answered.set()
+
+    monkeypatch.setattr(daemon.node.usage, "cgroup", slow)
+    async with trio.open_nursery() as nursery, daemon.connect() as other:
+        nursery.start_soon(ask)
+        await other.Version(pb.VersionRequest())
+        for name in [*daemon.view.containers.rows][2:]:
+            daemon.view.containers.changed(name, daemon.view.containers.rows.pop(name), None)
+        daemon.view.pods.changed(pods[3], daemon.view.pods.rows.pop(pods[3]), None)
+        assert not answered.is_set()
+        with trio.fail_after(5):
+            await answered.wait()
