@@ -6,6 +6,7 @@ import argparse
 from typing import Final
 
 import ocid
+from ocid.cli import spec_parser
 
 TITLE: Final = "A container runtime daemon for Kubernetes nodes that remembers everything."
 
@@ -40,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     config = command("config", "Show the configuration in force, and where each value came from.")
     _output(config)
+
+    spec_parser.add_commands(command("spec", "Make or check config.json files for OCI runtimes."), common)
     return parser
 
 

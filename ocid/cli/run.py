@@ -10,7 +10,7 @@ from typing import Final
 
 from ocid import config
 from ocid.cli import config as config_command
-from ocid.cli import events, images, ps, pull, serve
+from ocid.cli import events, images, ps, pull, serve, spec
 from ocid.cli.client import Deps
 from ocid.cli.main_parser import build_parser
 from ocid.config import Loaded
@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "pull": pull.run,
     "events": events.run,
     "config": config_command.run,
+    "spec": spec.run,
 }
 
 
