@@ -367,6 +367,11 @@ def _(event: node.OrphanFound) -> str:
     return f"{event.kind} {event.name} belongs to nothing in the log: {event.action}"
 
 
+@_says(node.NetworkFaulty)
+def _(event: node.NetworkFaulty) -> str:
+    return f"the network of pod {event.pod_id[:13]} is not as it was made: {event.message}"
+
+
 @_says(node.LogQuarantined)
 def _(event: node.LogQuarantined) -> str:
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,6 +22,10 @@ LIST = {"cniVersion": "1.0.0", "name": "pods", "plugins": [BRIDGE, PORTMAP]}
 
 def conflist(**changes) -> bytes:
     return json.dumps({key: value for key, value in {**LIST, **changes}.items() if value is not ...}).encode()
+
+
+def told(**changes: Any) -> dict[str, Any]:
+    return cni.capability_arguments(**{"ports": (), "annotations": {}, "aliases": (), "dns": None, **changes})
 
 
 def network(version: str = "1.0.0") -> cni.NetworkList:
@@ -168,20 +173,20 @@ def test_capability_arguments():
     ]
     annotations = {"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "1Mi"}
 
-    told = cni.capability_arguments(ports=ports, annotations=annotations, aliases=["web"])
+    found = told(ports=ports, annotations=annotations, aliases=["web"])
 
-    assert told["portMappings"] == [
+    assert found["portMappings"] == [
         {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"},
     ]
-    assert told["bandwidth"] == {
+    assert found["bandwidth"] == {
         "ingressRate": 10_000_000,
         "ingressBurst": cni.BURST_BITS,
         "egressRate": 1 << 20,
         "egressBurst": cni.BURST_BITS,
     }
-    assert told["aliases"] == ["web"]
-    assert told["io.kubernetes.cri.pod-annotations"] == annotations
-    assert cni.capability_arguments(ports=ports[1:], annotations={}, aliases=[]) == {"aliases": []}
+    assert found["aliases"] == ["web"]
+    assert found["io.kubernetes.cri.pod-annotations"] == annotations
+    assert told(ports=ports[1:], annotations={}, aliases=[]) == {"aliases": []}
 
 
 @pytest.mark.parametrize(
@@ -189,13 +194,13 @@ def test_capability_arguments():
 )
 def test_a_bandwidth(text, bits):
     annotations = {"kubernetes.io/egress-bandwidth": text}
-    assert cni.capability_arguments(ports=(), annotations=annotations, aliases=())["bandwidth"]["egressRate"] == bits
+    assert told(ports=(), annotations=annotations, aliases=())["bandwidth"]["egressRate"] == bits
 
 
 @pytest.mark.parametrize("text", ["", "x", "999", "2P", "1.2.3", "-5M", "10 M", "1e99", "...", "9" * 400, "nan", "1kk"])
 def test_a_bad_bandwidth_is_refused(text):
     with pytest.raises(InvalidRequest, match="ingress bandwidth"):
-        cni.capability_arguments(ports=(), annotations={"kubernetes.io/ingress-bandwidth": text}, aliases=())
+        told(ports=(), annotations={"kubernetes.io/ingress-bandwidth": text}, aliases=())
 
 
 def test_arguments():

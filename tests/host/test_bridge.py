@@ -19,6 +19,7 @@ from ocid.adapters import netlink
 from ocid.adapters.bridge import Bridge
 from ocid.adapters.links import index_of, loopback_up
 from ocid.adapters.netlink import Netlink
+from ocid.adapters.network import Networks
 from ocid.domain.configs import PortMapping, Protocol
 from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound
 from tests.host.netfixtures import NODE_ADDRESSES, OUTSIDE_ADDRESSES, UPLINK_MTU, Node, in_node, note, sh, traces
@@ -299,6 +300,12 @@ async def test_an_address_that_moves_to_another_pod_is_reached_at_once(node: Nod
 # --- host ports ------------------------------------------------------------------------------------------------------
 
 
+def networks(node: Node) -> Networks:
+    """Return the network as a daemon that has just started has it."""
+    nowhere = node.directory / "nowhere"
+    return Networks(cni_conf_dir=nowhere, cni_bin_dirs=(), cni_state_dir=nowhere, bridge="ocidt0", subnets=SUBNETS)
+
+
 def tcp(host_port: int, host_ip: str = "") -> PortMapping:
     return PortMapping(protocol=Protocol.TCP, container_port=80, host_port=host_port, host_ip=host_ip)
 
@@ -408,7 +415,7 @@ async def test_host_ports_survive_the_daemon_and_a_flushed_ruleset(node: Node):
         assert node.reaches(node.outside, NODE_ADDRESSES[0], server, 8080)
         assert node.reaches(node.outside, NODE_ADDRESSES[1], server, 9090)
         assert dead.pod_id in sh("nft list ruleset")
-        await second.reconcile([one])
+        await networks(node).reconcile([one], [])
         assert dead.pod_id not in sh("nft list ruleset")
         assert node.reaches(node.outside, NODE_ADDRESSES[0], server, 8080)
 

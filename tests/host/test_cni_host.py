@@ -124,7 +124,7 @@ def state_of(pid: str) -> str:
 async def test_two_pods_reach_each_other_and_the_outside(node: Node, version: str):
     fixture = Fixture(node)
     network = fixture.real(version=version)
-    assert (network.kind(), network.not_ready()) == ("cni", None)
+    assert (network.kind(""), network.not_ready()) == ("cni", None)
     one, two = node.order("one", network="cni"), node.order("two", network="cni")
 
     first, second = await network.attach(one), await network.attach(two)
@@ -441,7 +441,7 @@ async def test_a_namespace_that_is_gone(node: Node):
 async def test_without_a_configuration_the_built_in_bridge_serves(node: Node):
     network = Fixture(node).network
     order = node.order("one", ("10.222.0.2/16",))
-    assert (network.kind(), network.not_ready(), network.subnets()) == ("bridge", None, ("10.222.0.0/16",))
+    assert (network.kind(""), network.not_ready(), network.subnets()) == ("bridge", None, ("10.222.0.0/16",))
 
     assert (await network.attach(order)).via == "bridge"
     await network.detach(order, None)
@@ -455,7 +455,7 @@ async def test_a_broken_configuration_is_named_and_no_pod_goes_elsewhere(node: N
     fixture = Fixture(node)
     (fixture.conf / "10-broken.conflist").write_text("{")
     network = fixture.daemon()
-    assert network.kind() == "cni"
+    assert network.kind("") == "cni"
     assert "CNI configuration '10-broken.conflist': not JSON" in (network.not_ready() or "")
     with pytest.raises(Unavailable, match=r"10-broken\.conflist"):
         await network.attach(node.order("one", network="cni"))
@@ -472,10 +472,10 @@ async def test_missing_plugins_are_named(node: Node):
 @in_node
 async def test_a_configuration_that_appears_is_noticed_within_a_second(node: Node):
     fixture = Fixture(node)
-    assert fixture.network.kind() == "bridge"
+    assert fixture.network.kind("") == "bridge"
     fixture.fakes("first")
     await trio.sleep(1.05)
-    assert fixture.network.kind() == "cni"
+    assert fixture.network.kind("") == "cni"
     (fixture.conf / "10-test.conflist").write_text("{}")
     await trio.sleep(1.05)
     assert "10-test.conflist" in (fixture.network.not_ready() or "")
@@ -484,7 +484,7 @@ async def test_a_configuration_that_appears_is_noticed_within_a_second(node: Nod
 @in_node
 async def test_neither_configuration_nor_subnet(node: Node):
     network = Fixture(node, subnets=()).network
-    assert (network.kind(), network.subnets()) == ("cni", ())
+    assert (network.kind(""), network.subnets()) == ("cni", ())
     assert "no CNI configuration in" in (network.not_ready() or "")
 
 
