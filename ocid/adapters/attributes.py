@@ -18,6 +18,7 @@ REQUEST: Final = 0x1  # NLM_F_REQUEST, and so on
 ACK: Final = 0x4
 DUMP: Final = 0x300
 REPLACE: Final = 0x100
+EXCL: Final = 0x200
 CREATE: Final = 0x400
 _NESTED: Final = 0x8000
 _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE

@@ -23,7 +23,9 @@ from ocid.adapters import netlink, sysctls
 from ocid.adapters.links import delete_soon, index_of, inside
 from ocid.adapters.netlink import Interface, Link, Netlink
 from ocid.adapters.nftables import Table
+from ocid.adapters.shaping import shape, unshape
 from ocid.domain import ipam
+from ocid.domain.bandwidth import Bandwidth, bandwidth_of
 from ocid.domain.hostports import host_ports
 from ocid.errors import EffectFailed, InvalidRequest, NotFound
 from ocid.ports import Attachment, NetworkOrder
@@ -83,11 +85,11 @@ class Bridge:
         """Give the pod its interface, addresses, default routes and host ports; finish what was begun before.
 
         Raises:
-            InvalidRequest: the order names no address, one outside the subnets, or a bad interface or host port.
+            InvalidRequest: no address, one outside the subnets, or a bad interface, host port or bandwidth.
             NotFound: the pod's network namespace is gone.
             AlreadyExists: another pod has one of the host ports.
         """
-        addresses = self._checked(order)
+        addresses, limits = self._checked(order), bandwidth_of(order.annotations)
         ports = host_ports(order.pod_id, order.addresses, order.port_mappings)
         async with self._changing:
             bridge = await self._prepared()
@@ -96,7 +98,9 @@ class Bridge:
                 # For 127.0.0.1:<host port>; the table guards it.
                 sysctls.write("ipv4/conf", self._name, "route_localnet", "1")
         with trio.CancelScope(shield=True):  # milliseconds; what is half made would only be found again
-            await self._in_thread(lambda: self._attach(order, addresses, bridge), f"attaching pod {order.pod_id[:13]}")
+            await self._in_thread(
+                lambda: self._attach(order, addresses, limits, bridge), f"attaching pod {order.pod_id[:13]}"
+            )
         return Attachment(addresses=tuple(str(address.ip) for address in addresses), via="bridge")
 
     async def detach(self, order: NetworkOrder) -> None:
@@ -104,7 +108,12 @@ class Bridge:
         if not order.interface:
             raise InvalidRequest(f"pod {order.pod_id[:13]} has no interface name, wanted the host end of its veth pair")
         await self._table.remove(order.pod_id)
-        await self._in_thread(lambda: delete_soon(order.interface), f"detaching pod {order.pod_id[:13]}")
+
+        def delete() -> None:
+            delete_soon(order.interface)
+            unshape(order.interface)
+
+        await self._in_thread(delete, f"detaching pod {order.pod_id[:13]}")
 
     async def repair(self) -> None:
         """Make or repair what ``prepare`` does, except the nftables table. For the daemon's start."""
@@ -176,7 +185,7 @@ class Bridge:
             raise InvalidRequest(f"pod {order.pod_id[:13]} has the addresses {outside}: wanted some of {wanted}")
         return addresses
 
-    def _attach(self, order: NetworkOrder, addresses: Sequence[Interface], bridge: Link) -> None:
+    def _attach(self, order: NetworkOrder, addresses: Sequence[Interface], limits: Bandwidth, bridge: Link) -> None:
         try:
             netns = os.open(order.netns, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -184,6 +193,7 @@ class Bridge:
         try:
             with Netlink() as host:
                 self._pair(host, order, netns, bridge)
+                shape(host, order.interface, limits)  # before the pod can say a word
                 host.run(
                     netlink.set_port(order.interface),
                     *(netlink.forget_neighbour(bridge.index, address.ip) for address in addresses),

@@ -215,6 +215,12 @@ def add_veth(name: str, mac: str, mtu: int, master: int, peer: str, peer_mac: st
     return Request(f"adding veth pair {name}", "RTM_NEWLINK", "CREATE EXCL", fields)
 
 
+def add_detour(name: str) -> Request:
+    """An ``ifb`` interface, down: packets that are led to it come back to where they were. One that is there stays."""
+    fields = {"attrs": [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "ifb")]})]}
+    return Request(f"adding interface {name}", "RTM_NEWLINK", "CREATE EXCL", fields, frozenset({errno.EEXIST}))
+
+
 def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, master: int | None = None) -> Request:
     """Change an interface: up or down, its MTU, the bridge that it is a port of. None leaves a thing as it is."""
     fields: dict[str, Any] = {"attrs": [("IFLA_IFNAME", name)]}

@@ -203,7 +203,7 @@ def listed(document: Mapping[str, Any], bridge: str) -> Held:
         for key, value in held.get("elem", []):
             *host, protocol, number = key["elem"]["val"]["concat"]
             address, container_port = value["concat"]
-            pod_id, device, near, *_ = (*key["elem"]["comment"].split(" "), "", "")
+            pod_id, *way = key["elem"]["comment"].split(" ")
             port = HostPort(
                 pod_id=pod_id,
                 protocol=protocol,
@@ -211,8 +211,8 @@ def listed(document: Mapping[str, Any], bridge: str) -> Held:
                 host_port=number,
                 address=address,
                 container_port=container_port,
-                device=device.removeprefix("-"),
-                near=near,
+                device=way[0].removeprefix("-") if way else "",
+                near=way[1] if len(way) > 1 else "",
             )
             ports[port.key] = port
     return Held(ports=ports, devices=tuple(guarded))

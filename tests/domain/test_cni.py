@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocid.domain import cni
-from ocid.domain.configs import PortMapping, Protocol
+from ocid.domain.configs import DnsConfig, PortMapping, Protocol
 from ocid.errors import EffectFailed, InvalidRequest, OcidError, Unavailable
 
 BRIDGE = {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "subnet": "10.1.0.0/16"}}
@@ -319,3 +319,78 @@ def test_a_failure_without_an_error_document_shows_the_output(out, err, says):
 def test_any_failure_is_an_error_of_ours(out, code, msg):
     for document in (out, json.dumps({"code": code, "msg": msg, "details": msg}).encode()):
         assert isinstance(cni.failure(network(), "x", "ADD", 1, document, out), OcidError)
+
+
+# --- what 1.1.0 brought -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "checks", "collects", "status"),
+    [
+        ({"cniVersion": "0.3.1"}, False, False, False),
+        ({"cniVersion": "0.4.0"}, True, False, False),
+        ({"cniVersion": "1.1.0"}, True, True, True),
+        ({"cniVersion": "1.1.0", "disableCheck": True, "disableGC": "true"}, False, False, True),
+    ],
+)
+def test_what_plugins_may_be_asked(changes, checks, collects, status):
+    read = cni.parse("a.conflist", conflist(**changes))
+    assert (read.checks, read.collects, read.tells_status) == (checks, collects, status)
+
+
+def test_who_maps_ports():
+    assert network().maps_ports
+    silent = {**PORTMAP, "capabilities": {"portMappings": False}}
+    assert not cni.parse("a.conflist", conflist(plugins=[BRIDGE, silent])).maps_ports
+    assert not cni.parse("a.conflist", conflist(plugins=[BRIDGE])).maps_ports
+
+
+def test_more_plugins_go_behind_those_of_the_list():
+    read = cni.parse("a.conflist", conflist())
+    assert not read.only_inlined
+    files = {"pods/2.conf": b'{"type": "two"}', "pods/1.conf": b'{"type": "one"}', "pods/3.conf": b"[]"}
+
+    more, faults = cni.with_more(read, files)
+
+    assert [plugin.type for plugin in more.plugins] == ["bridge", "portmap", "one", "two"]
+    assert faults == ("CNI configuration 'pods/3.conf': a plugin must be a JSON object",)
+    many = {f"pods/{number}.conf": b'{"type": "x"}' for number in range(cni.PLUGINS_MAX)}
+    assert cni.with_more(read, many)[0] == read
+    assert cni.parse("a.conflist", conflist(loadOnlyInlinedPlugins=True)).only_inlined
+    assert cni.parse("a.conf", json.dumps({**BRIDGE, "cniVersion": "1.1.0", "name": "n"}).encode()).only_inlined
+
+
+def test_a_pods_wishes_and_its_resolver():
+    annotations = {cni.IPS_ANNOTATION: "10.1.2.3/16, fd00::3/64", cni.MAC_ANNOTATION: "02:00:00:00:00:01"}
+    dns = DnsConfig(servers=("10.96.0.10",), searches=("svc.local",), options=("ndots:5",))
+
+    found = told(annotations=annotations, dns=dns)
+
+    assert found["ips"] == ["10.1.2.3/16", "fd00::3/64"]
+    assert found["mac"] == "02:00:00:00:00:01"
+    assert found["dns"] == {"servers": ["10.96.0.10"], "searches": ["svc.local"], "options": ["ndots:5"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (cni.IPS_ANNOTATION, ""),
+        (cni.IPS_ANNOTATION, "nonsense"),
+        (cni.IPS_ANNOTATION, ",".join(["10.0.0.1"] * 40)),
+        (cni.MAC_ANNOTATION, "02:00"),
+        (cni.MAC_ANNOTATION, "01:00:00:00:00:01"),
+    ],
+)
+def test_wishes_that_cannot_be_are_refused(name, text):
+    with pytest.raises(InvalidRequest, match=name):
+        told(annotations={name: text})
+
+
+def test_prefix_lengths_come_from_the_result():
+    document = {"ips": [{"address": "10.9.0.7/16"}, {"address": "fd00::7/64"}]}
+    assert cni.with_prefixes(("10.9.0.7", "fd00::7", "10.9.0.8"), document) == (
+        "10.9.0.7/16",
+        "fd00::7/64",
+        "10.9.0.8",
+    )
+    assert cni.with_prefixes((), {}) == ()
