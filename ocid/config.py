@@ -52,8 +52,9 @@ class Runtime(Section, frozen=True, kw_only=True):
     handlers: dict[str, Handler] = {}  # by name; runc and crun are known where they are found on PATH
 
     def cni_conf_dirs(self) -> dict[str, Path]:
-        """Return the CNI configuration directories of the handlers that have their own."""
-        return {name: Path(one.cni_conf_dir) for name, one in self.handlers.items() if one.cni_conf_dir}
+        """Return the CNI configuration directories of the handlers that have their own, "" for the default one."""
+        found = {name: Path(one.cni_conf_dir) for name, one in self.handlers.items() if one.cni_conf_dir}
+        return {**found, "": found[self.default]} if self.default in found else found
 
 
 class Cgroup(Section, frozen=True, kw_only=True):

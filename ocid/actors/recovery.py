@@ -90,7 +90,7 @@ async def _reconcile_network(core: Core) -> None:
         if declared is None or declared.network == "host" or state.detached or state.removed:
             continue
         if state.attached is None or state.network_gone:
-            others.append(declared.pod_id)
+            others += [declared.pod_id] if declared.network == "cni" else []
         else:
             live.append(network_order(host, declared))
     for pod_id in await host.network.reconcile(live, others):

@@ -27,7 +27,7 @@ from ocid.adapters.shaping import shape, unshape
 from ocid.domain import ipam
 from ocid.domain.bandwidth import Bandwidth, bandwidth_of
 from ocid.domain.hostports import host_ports
-from ocid.errors import EffectFailed, InvalidRequest, NotFound
+from ocid.errors import EffectFailed, InvalidRequest, NotFound, OcidError
 from ocid.ports import Attachment, NetworkOrder
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ class Bridge:
         self._nft = nft
         self._table = table or Table(name, self._subnets, nft)
         self._changing = trio.Lock()  # of what all pods share: bridge and sysctls
+        self.fault: str | None = None  # why what all pods share could not be set up, the last time
+        self._routed = False  # pods are known to be reached through the bridge
         self._threads = trio.CapacityLimiter(THREADS_MAX)
 
     def subnets(self) -> tuple[str, ...]:
@@ -71,10 +73,10 @@ class Bridge:
         return tuple(str(subnet) for subnet in self._subnets)
 
     def not_ready(self) -> str | None:
-        """Return why no pod can be attached, or None. Looks for nft on PATH, nothing else."""
+        """Return why no pod can be attached, or None. Looks for nft on PATH, and tells what failed last."""
         if shutil.which(self._nft) is None:
             return f"no {self._nft!r} on PATH: install nftables, or configure a CNI network"
-        return None
+        return self.fault
 
     async def prepare(self) -> None:
         """Make or repair the bridge, its addresses, forwarding, and the nftables table."""
@@ -128,9 +130,14 @@ class Bridge:
     # --- what all pods share -----------------------------------------------------------------------------------------
 
     async def _prepared(self, *, install: bool = True) -> Link:
-        bridge, has_table = await self._in_thread(self._repair, f"setting up bridge {self._name}")
-        if install:
-            await self._table.ensure(has_table)
+        try:
+            bridge, has_table = await self._in_thread(self._repair, f"setting up bridge {self._name}")
+            if install:
+                await self._table.ensure(has_table)
+        except OcidError as error:
+            self.fault = error.message
+            raise
+        self.fault = None
         return bridge
 
     def _repair(self) -> tuple[Link, bool]:
@@ -152,8 +159,20 @@ class Bridge:
                 changes = [netlink.add_address(bridge.index, address) for address in missing]
                 host.run(netlink.set_link(self._name, up=True, mtu=mtu), *changes)
                 bridge = host.link(self._name) or bridge
+            if not self._routed:
+                self._refuse_overlap(host, bridge)
+                self._routed = True
             self._forward(host)
         return bridge, self._table.exists()
+
+    def _refuse_overlap(self, host: Netlink, bridge: Link) -> None:
+        """Make sure that packets to pods go to the bridge, and to nobody else with the same subnet."""
+        for subnet in self._subnets:
+            index = host.route_to(str(subnet.network_address + ipam.FIRST))
+            if index not in (bridge.index, None):
+                other = host.link_at(index)
+                name = f"interface {other.name!r}" if other is not None else "another interface"
+                raise OSError(errno.EADDRINUSE, f"subnet {subnet} is on {name}, too; configure another one")
 
     def _forward(self, host: Netlink) -> None:
         """Make the host forward packets of the IP versions that pods have."""

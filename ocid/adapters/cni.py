@@ -138,7 +138,8 @@ class Cni:
         """Free what plugins hold for pods that are not *attached* any more; return the ids of those remembered.
 
         Whatever is remembered of such a pod gets its DEL. Plugins of a network of 1.1.0 or newer are then told who is
-        left ("GC"), and free what nobody remembers. One that fails does not keep the others from it.
+        left ("GC"), and free what nobody remembers. One that fails does not keep the others from it. An attached pod of
+        which the disk has lost the memory may be on any network.
         """
         failures: list[OcidError] = []
         gone: list[str] = []
@@ -154,9 +155,11 @@ class Cni:
                 except OcidError as error:
                     left.setdefault(state.network.name, []).append(pod_id)  # so that its DEL can be tried again
                     failures.append(error)
+        unknown = set(attached) - {pod_id for pod_ids in left.values() for pod_id in pod_ids}
         for network in networks:
             for plugin in network.plugins if network.collects else ():
-                told = cni.collecting_config(network, plugin, left.get(network.name, ()), POD_INTERFACE)
+                valid = {*left.get(network.name, ()), *unknown}
+                told = cni.collecting_config(network, plugin, valid, POD_INTERFACE)
                 try:
                     await self._plugins.run("GC", network, plugin, told)
                 except OcidError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,8 @@ class Networks:
 
     Args:
         cni_conf_dir: where ``*.conflist``, ``*.conf`` and ``*.json`` lie; need not exist.
-        handler_conf_dirs: the same for runtime handlers that have their own; pods of these have no other network.
+        handler_conf_dirs: the same for runtime handlers that have their own, "" for the default one; pods of these
+            have no other network.
         cni_bin_dirs: where plugins are looked for, in order.
         cni_state_dir: what must be undone, a file for each pod; must survive a reboot.
         bridge: name of the built-in bridge: a letter, then at most 14 letters, digits and ``_``.
@@ -86,10 +88,11 @@ class Networks:
         if self.kind("") == "bridge":
             assert self._bridge is not None
             return self._bridge.not_ready()
-        fault = self._node.not_ready()
+        node = self._of_handler("")
+        fault = node.not_ready()
         if fault is not None:
-            return fault or f"no CNI configuration in {self._node.directory}, and no built-in network"
-        network = self._node.network
+            return fault or f"no CNI configuration in {node.directory}, and no built-in network"
+        network = node.network
         if network is None or not network.tells_status:
             return None
         if self._asked != network:
@@ -97,11 +100,10 @@ class Networks:
         return self._said
 
     async def watch(self) -> None:
-        """Ask the plugins of the node's network for their status, for ever."""
+        """Ask the plugins of the node's network for their status, or repair the built-in network, for ever."""
         asked_at = -STATUS_S
         while True:
-            self._node.scan()
-            network = self._node.network
+            network = self._of_handler("").network
             due = network != self._asked or trio.current_time() - asked_at >= STATUS_S
             if network is not None and network.tells_status and due:
                 asked_at = trio.current_time()
@@ -110,6 +112,10 @@ class Networks:
                     self._asked, self._said = network, None
                 except OcidError as error:
                     self._asked, self._said = network, error.message
+            elif due and self._bridge is not None and self._bridge.fault is not None and self.kind("") == "bridge":
+                asked_at = trio.current_time()
+                with suppress(OcidError):  # the bridge remembers it
+                    await self._bridge.prepare()
             await trio.sleep(SCAN_S)
 
     async def attach(self, order: NetworkOrder) -> Attachment:
@@ -123,7 +129,7 @@ class Networks:
             return await self._built_in(order).attach(order)
         if order.network != "cni":
             raise InvalidRequest(f"pod network {order.network!r}: wanted 'bridge' or 'cni'")
-        configured = self._configured(order)
+        configured = self._of_handler(order.handler)
         if configured.network is None:
             where = f"in {configured.directory}"
             raise Unavailable(configured.not_ready() or f"no CNI configuration {where}; put one there")
@@ -140,7 +146,7 @@ class Networks:
             async with self._alone(order):
                 if hostports.wanted(order.port_mappings):
                     await self._table.remove(order.pod_id)
-                await self._cni.detach(order, result, self._configured(order).network)
+                await self._cni.detach(order, result, self._of_handler(order.handler).network)
 
     async def check(self, order: NetworkOrder) -> None:
         """Ask the plugins whether the pod still has what ADD gave it; of the built-in network nothing is asked.
@@ -174,7 +180,7 @@ class Networks:
         if ports or built_in or await trio.to_thread.run_sync(self._table.exists):
             await self._table.replace(ports)
         networks = {one.network.name: one.network for one in (*self._own.values(), self._node) if one.network}
-        attached = {order.pod_id for order in live} | set(others)
+        attached = {order.pod_id for order in live if order.network == "cni"} | set(others)
         with trio.move_on_after(COLLECT_S_MAX):
             return await self._cni.collect(networks.values(), attached)
         raise TimedOut(f"CNI plugins did not free what is left of pods that are gone in {COLLECT_S_MAX:g} s")
@@ -191,9 +197,9 @@ class Networks:
             raise Unavailable(f"pod {order.pod_id[:13]} is of the built-in network, which has no subnet; configure one")
         return self._bridge
 
-    def _configured(self, order: NetworkOrder) -> Configurations:
-        """Return the configurations that the pod's handler goes by."""
-        configured = self._own.get(order.handler, self._node)
+    def _of_handler(self, handler: str) -> Configurations:
+        """Return the configurations that a handler's pods go by, as they are now."""
+        configured = self._own.get(handler, self._node)
         configured.scan()
         return configured
 

@@ -229,6 +229,30 @@ async def test_an_interface_that_is_no_bridge_is_left_alone(node: Node):
 
 
 @in_node
+async def test_a_subnet_that_is_elsewhere_too_is_refused(node: Node):
+    bridge = Bridge("ocidt0", SUBNETS)
+    sh("ip link add other0 type bridge")
+    sh("ip addr add 10.222.0.9/24 dev other0")
+    sh("ip link set other0 up")
+    with pytest.raises(EffectFailed, match=r"subnet 10\.222\.0\.0/16 is on interface 'other0', too"):
+        await bridge.prepare()
+    assert "is on interface 'other0'" in (bridge.not_ready() or "")
+    network = networks(node)
+    with pytest.raises(EffectFailed):
+        await network.reconcile([], [])
+    sh("ip link del other0")
+    await bridge.prepare()
+    assert bridge.not_ready() is None
+    assert network.not_ready() is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.watch)
+        with trio.fail_after(3):
+            while network.not_ready() is not None:  # noqa: ASYNC110 (nothing tells of it)
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+
+
+@in_node
 async def test_a_router_advertising_uplink_keeps_its_default_route(node: Node):
     sh("sysctl -q -w net.ipv6.conf.uplink0.accept_ra=1")
     await Bridge("ocidt0", SUBNETS).prepare()

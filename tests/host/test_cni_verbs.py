@@ -127,6 +127,17 @@ async def test_gc_tells_every_plugin_who_is_left(node: Node):
 
 
 @in_node
+async def test_an_attached_pod_of_which_the_disk_lost_the_memory_is_left(node: Node):
+    fixture = Fixture(node)
+    network = fixture.fakes("first", version="1.1.0")
+    live = node.order("live", network="cni")
+    await network.attach(live)
+    (fixture.state / f"{live.pod_id}.json").write_bytes(b"{ torn")
+    await fixture.daemon().reconcile([live], [])
+    assert told(fixture, "first", "GC")["cni.dev/valid-attachments"] == [{"containerID": live.pod_id, "ifname": "eth0"}]
+
+
+@in_node
 async def test_a_pod_whose_del_fails_counts_as_left(node: Node):
     fixture = Fixture(node)
     network = fixture.fakes("first", version="1.1.0")

@@ -185,6 +185,17 @@ async def test_the_same_number_of_another_protocol_or_version_is_another_port(no
         assert node.reaches(node.outside, NODE_ADDRESSES[1], first, 53)
 
 
+@in_node
+async def test_a_port_of_the_loopback_address_is_for_the_node_alone(node: Node):
+    network = bridges(node)
+    one = node.order("one", FIRST, port_mappings=(port(8080, host_ip="127.0.0.1"),))
+    await network.attach(one)
+    with node.listen(one.netns, 80) as server:
+        assert node.reaches(None, "127.0.0.1", server, 8080) == "10.222.0.1"
+        with pytest.raises(OSError):
+            node.connect(node.outside, NODE_ADDRESSES[0], 8080, timeout=0.3)
+
+
 def udp(family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
     made = socket.socket(family, socket.SOCK_DGRAM)
     made.settimeout(2)
