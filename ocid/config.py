@@ -42,6 +42,7 @@ class Handler(Section, frozen=True, kw_only=True):
     """[runtime.handlers.NAME] One OCI runtime, under the name that pods ask for (CRI runtime_handler)."""
 
     path: str = ""  # absolute path of the program; empty: the handler's name is looked up on PATH
+    cni_conf_dir: str = ""  # of this handler's pods alone; empty: they are on the node's network like all others
 
 
 class Runtime(Section, frozen=True, kw_only=True):
@@ -49,6 +50,11 @@ class Runtime(Section, frozen=True, kw_only=True):
 
     default: str = "runc"  # the handler of pods that ask for none
     handlers: dict[str, Handler] = {}  # by name; runc and crun are known where they are found on PATH
+
+    def cni_conf_dirs(self) -> dict[str, Path]:
+        """Return the CNI configuration directories of the handlers that have their own, "" for the default one."""
+        found = {name: Path(one.cni_conf_dir) for name, one in self.handlers.items() if one.cni_conf_dir}
+        return {**found, "": found[self.default]} if self.default in found else found
 
 
 class Cgroup(Section, frozen=True, kw_only=True):
@@ -260,6 +266,8 @@ def _runtime_problems(runtime: Runtime) -> Iterator[Problem]:
         elif not handler.path:
             yield (*at, name, "path"), f"not set, and there is no {name!r} on PATH: install it, or set its path"
         yield from _path((*at, name, "path"), handler.path)
+        if handler.cni_conf_dir:
+            yield from _path((*at, name, "cni_conf_dir"), handler.cni_conf_dir)
     if runtime.default not in runtime.handlers and runtime.default not in KNOWN_RUNTIMES:
         known = ", ".join(sorted({*runtime.handlers, *KNOWN_RUNTIMES}))
         yield ("runtime", "default"), f"wanted one of the handlers {known}, is {config_files.shown(runtime.default)}"

@@ -137,6 +137,8 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             gc.set_threshold(10_000, 20, 20)
             log.info("serving on %s", config.socket)
             actors.start_soon(facade.sampler.run)
+            actors.start_soon(host.network.watch)
+            actors.start_soon(recovery.check_networks, core)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False
@@ -226,6 +228,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             cni_conf_dir=Path(config.network.cni_conf_dir),
             cni_bin_dirs=[Path(one) for one in config.network.cni_bin_dirs],
             cni_state_dir=root / "cni",
+            handler_conf_dirs=config.runtime.cni_conf_dirs(),
             bridge=config.network.bridge,
             subnets=config.network.subnets,
         ),

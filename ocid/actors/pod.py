@@ -151,4 +151,6 @@ def network_order(host: Host, declared: Declared) -> NetworkOrder:
         hostname=config.hostname,
         port_mappings=config.port_mappings,
         annotations=config.annotations,
+        handler=declared.handler,
+        dns=config.dns_config,
     )

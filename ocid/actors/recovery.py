@@ -20,6 +20,8 @@ from ocid.domain import catalog, container, layer, pod, pull, session
 from ocid.domain import exec as execution
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
+from ocid.ids import PodId
+from ocid.ports import NetworkOrder
 from ocid.projections.fold import Fold, Row
 
 log = logging.getLogger(__name__)
@@ -60,9 +62,7 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     await _restore(core.pods, view.pods, of_pod)
     await _restore(core.containers, view.containers, of_container)
     await _sweep_execs(core)
-    attached = [actor.state.declared for actor in core.pods if actor.state.attached and not actor.state.detached]
-    orders = [network_order(host, declared) for declared in attached if declared is not None]
-    await _or_go_on("write the rules of the pod network", functools.partial(host.network.reconcile, orders))
+    await _or_go_on("bring the pod network in order", functools.partial(_reconcile_network, core))
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
     await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
     await _restore(core.sessions, view.sessions, lambda row: session.observe(row.state))
@@ -79,6 +79,40 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     )
     await core.recorder.append(recovered)
     return recovered
+
+
+async def _reconcile_network(core: Core) -> None:
+    """Make host ports those of attached pods, and free what the network holds for pods that no stream names."""
+    host = core.host
+    live: list[NetworkOrder] = []
+    others: list[PodId] = []
+    for actor in core.pods:
+        state, declared = actor.state, actor.state.declared
+        if declared is None or declared.network == "host" or state.detached or state.removed:
+            continue
+        if state.attached is None or state.network_gone:
+            others += [declared.pod_id] if declared.network == "cni" else []
+        else:
+            live.append(network_order(host, declared))
+    for pod_id in await host.network.reconcile(live, others):
+        core.recorder.record(node.OrphanFound(kind="network attachment", name=pod_id, action="removed"))
+
+
+async def check_networks(core: Core) -> None:
+    """Ask, one pod after the other, whether attached pods still have their network; say so of those that have not.
+
+    Nothing is undone: the pod may serve on, and whoever reads of it knows better than a plugin.
+    """
+    host = core.host
+    for actor in list(core.pods):
+        declared = actor.state.declared
+        if declared is None or actor.state.attached is None or not actor.state.is_ready:
+            continue
+        try:
+            await host.network.check(network_order(host, declared))
+        except OcidError as error:
+            log.warning("pod %s: %s", declared.pod_id[:13], error)
+            core.recorder.record(node.NetworkFaulty(pod_id=declared.pod_id, message=error.message))
 
 
 async def _restore(kind: Kind[Any], fold: Fold[Any], observe: Callable[[Row[Any]], Iterable[object]]) -> None:

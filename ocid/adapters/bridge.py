@@ -13,19 +13,21 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
 
-from ocid.adapters import netlink
+from ocid.adapters import netlink, sysctls
 from ocid.adapters.links import delete_soon, index_of, inside
 from ocid.adapters.netlink import Interface, Link, Netlink
-from ocid.adapters.nftables import Table, host_ports
+from ocid.adapters.nftables import Table
+from ocid.adapters.shaping import shape, unshape
 from ocid.domain import ipam
-from ocid.errors import EffectFailed, InvalidRequest, NotFound
+from ocid.domain.bandwidth import Bandwidth, bandwidth_of
+from ocid.domain.hostports import host_ports
+from ocid.errors import EffectFailed, InvalidRequest, NotFound, OcidError
 from ocid.ports import Attachment, NetworkOrder
 
 T = TypeVar("T")
@@ -42,7 +44,6 @@ _MTU: Final = (  # IP_MTU and IPV6_MTU of a connected socket. Source: linux/in.h
     (socket.AF_INET, socket.IPPROTO_IP, 14),
     (socket.AF_INET6, socket.IPPROTO_IPV6, 24),
 )
-_SYSCTLS = Path("/proc/sys/net")  # shows the namespace of the thread that looks
 
 
 class Bridge:
@@ -56,14 +57,15 @@ class Bridge:
         Unsupported: from those that write the nftables table: there is no nft.
     """
 
-    def __init__(self, name: str, subnets: Sequence[str], *, nft: str = "nft") -> None:
+    def __init__(self, name: str, subnets: Sequence[str], *, nft: str = "nft", table: Table | None = None) -> None:
         self._name = name
         self._subnets = ipam.subnets_of(subnets)
         self._gateways = tuple(ipaddress.ip_interface(ipam.gateway(str(subnet))) for subnet in self._subnets)
         self._nft = nft
-        self._table = Table(name, self._subnets, nft)
-        self._written = False  # the table, in this life of the daemon
-        self._changing = trio.Lock()  # of what all pods share: bridge, sysctls, table
+        self._table = table or Table(name, self._subnets, nft)
+        self._changing = trio.Lock()  # of what all pods share: bridge and sysctls
+        self.fault: str | None = None  # why what all pods share could not be set up, the last time
+        self._routed = False  # pods are known to be reached through the bridge
         self._threads = trio.CapacityLimiter(THREADS_MAX)
 
     def subnets(self) -> tuple[str, ...]:
@@ -71,10 +73,10 @@ class Bridge:
         return tuple(str(subnet) for subnet in self._subnets)
 
     def not_ready(self) -> str | None:
-        """Return why no pod can be attached, or None. Looks for nft on PATH, nothing else."""
+        """Return why no pod can be attached, or None. Looks for nft on PATH, and tells what failed last."""
         if shutil.which(self._nft) is None:
             return f"no {self._nft!r} on PATH: install nftables, or configure a CNI network"
-        return None
+        return self.fault
 
     async def prepare(self) -> None:
         """Make or repair the bridge, its addresses, forwarding, and the nftables table."""
@@ -85,50 +87,57 @@ class Bridge:
         """Give the pod its interface, addresses, default routes and host ports; finish what was begun before.
 
         Raises:
-            InvalidRequest: the order names no address, one outside the subnets, or a bad interface or host port.
+            InvalidRequest: no address, one outside the subnets, or a bad interface, host port or bandwidth.
             NotFound: the pod's network namespace is gone.
             AlreadyExists: another pod has one of the host ports.
         """
-        addresses = self._checked(order)
+        addresses, limits = self._checked(order), bandwidth_of(order.annotations)
         ports = host_ports(order.pod_id, order.addresses, order.port_mappings)
         async with self._changing:
             bridge = await self._prepared()
             if ports:
-                _write("ipv4/conf", self._name, "route_localnet", "1")  # 127.0.0.1:<host port>; the table guards it
                 await self._table.add(order.pod_id, ports)
+                # For 127.0.0.1:<host port>; the table guards it.
+                sysctls.write("ipv4/conf", self._name, "route_localnet", "1")
         with trio.CancelScope(shield=True):  # milliseconds; what is half made would only be found again
-            await self._in_thread(lambda: self._attach(order, addresses, bridge), f"attaching pod {order.pod_id[:13]}")
+            await self._in_thread(
+                lambda: self._attach(order, addresses, limits, bridge), f"attaching pod {order.pod_id[:13]}"
+            )
         return Attachment(addresses=tuple(str(address.ip) for address in addresses), via="bridge")
 
     async def detach(self, order: NetworkOrder) -> None:
         """Take the pod's interface and host ports away. Nothing left, or no namespace, is success."""
         if not order.interface:
             raise InvalidRequest(f"pod {order.pod_id[:13]} has no interface name, wanted the host end of its veth pair")
-        async with self._changing:
-            await self._table.remove(order.pod_id)
-        await self._in_thread(lambda: delete_soon(order.interface), f"detaching pod {order.pod_id[:13]}")
+        await self._table.remove(order.pod_id)
 
-    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
-        """Write the nftables table anew with the host ports of *live* pods and no others. For the daemon's start."""
-        ports = [port for order in live for port in host_ports(order.pod_id, order.addresses, order.port_mappings)]
+        def delete() -> None:
+            delete_soon(order.interface)
+            unshape(order.interface)
+
+        await self._in_thread(delete, f"detaching pod {order.pod_id[:13]}")
+
+    async def repair(self) -> None:
+        """Make or repair what ``prepare`` does, except the nftables table. For the daemon's start."""
         async with self._changing:
             await self._prepared(install=False)
-            await self._table.replace(ports)
-            self._written = True
 
     async def remove_all(self) -> None:
         """Remove the bridge and the nftables table. For tests and uninstalling: pods lose their network."""
-        async with self._changing:
-            await self._table.uninstall()
+        await self._table.uninstall()
         await self._in_thread(lambda: delete_soon(self._name), f"removing bridge {self._name}")
 
     # --- what all pods share -----------------------------------------------------------------------------------------
 
     async def _prepared(self, *, install: bool = True) -> Link:
-        bridge, has_table = await self._in_thread(self._repair, f"setting up bridge {self._name}")
-        if install and not (has_table and self._written):  # an earlier daemon may have had other subnets
-            await self._table.install()
-            self._written = True
+        try:
+            bridge, has_table = await self._in_thread(self._repair, f"setting up bridge {self._name}")
+            if install:
+                await self._table.ensure(has_table)
+        except OcidError as error:
+            self.fault = error.message
+            raise
+        self.fault = None
         return bridge
 
     def _repair(self) -> tuple[Link, bool]:
@@ -138,34 +147,46 @@ class Bridge:
             bridge = host.link(self._name)
             if bridge is None:
                 host.run(netlink.add_bridge(self._name, _mac("bridge", self._name), mtu))
-                _write("ipv6/conf", self._name, "accept_ra", "0")
-                _write("ipv6/conf", self._name, "accept_dad", "0")  # its link-local address works at once
+                sysctls.write("ipv6/conf", self._name, "accept_ra", "0")
+                sysctls.write("ipv6/conf", self._name, "accept_dad", "0")  # its link-local address works at once
                 bridge = host.link(self._name)
             if bridge is None or bridge.kind != "bridge":
                 raise OSError(errno.EEXIST, f"interface {self._name!r} is there, but is no bridge; rename one of them")
             missing = set(self._gateways) - host.addresses(bridge.index)
             if missing or not bridge.up or bridge.mtu != mtu:
                 if any(address.version == 6 for address in missing):
-                    _write("ipv6/conf", self._name, "disable_ipv6", "0")
+                    sysctls.write("ipv6/conf", self._name, "disable_ipv6", "0")
                 changes = [netlink.add_address(bridge.index, address) for address in missing]
                 host.run(netlink.set_link(self._name, up=True, mtu=mtu), *changes)
                 bridge = host.link(self._name) or bridge
+            if not self._routed:
+                self._refuse_overlap(host, bridge)
+                self._routed = True
             self._forward(host)
         return bridge, self._table.exists()
+
+    def _refuse_overlap(self, host: Netlink, bridge: Link) -> None:
+        """Make sure that packets to pods go to the bridge, and to nobody else with the same subnet."""
+        for subnet in self._subnets:
+            index = host.route_to(str(subnet.network_address + ipam.FIRST))
+            if index not in (bridge.index, None):
+                other = host.link_at(index)
+                name = f"interface {other.name!r}" if other is not None else "another interface"
+                raise OSError(errno.EADDRINUSE, f"subnet {subnet} is on {name}, too; configure another one")
 
     def _forward(self, host: Netlink) -> None:
         """Make the host forward packets of the IP versions that pods have."""
         for subnet in self._subnets:
             if subnet.version == 4:
-                _write("ipv4", "ip_forward", "", "1")
-            elif _read("ipv6/conf/all/forwarding") == "0":
+                sysctls.write("ipv4", "ip_forward", "", "1")
+            elif sysctls.read("ipv6/conf/all/forwarding") == "0":
                 index = host.route_to(ELSEWHERE[1])
                 uplink = None if index is None else host.link_at(index)  # many hosts have no IPv6 route
-                if uplink is not None and _read(f"ipv6/conf/{uplink.name}/accept_ra") == "1":
+                if uplink is not None and sysctls.read(f"ipv6/conf/{uplink.name}/accept_ra") == "1":
                     # A forwarding host ignores router advertisements unless told otherwise, and would soon lose
                     # the default route that it has from them. Source: kernel ip-sysctl.rst "accept_ra".
-                    _write("ipv6/conf", uplink.name, "accept_ra", "2")
-                _write("ipv6/conf", "all", "forwarding", "1")
+                    sysctls.write("ipv6/conf", uplink.name, "accept_ra", "2")
+                sysctls.write("ipv6/conf", "all", "forwarding", "1")
 
     # --- one pod -----------------------------------------------------------------------------------------------------
 
@@ -183,7 +204,7 @@ class Bridge:
             raise InvalidRequest(f"pod {order.pod_id[:13]} has the addresses {outside}: wanted some of {wanted}")
         return addresses
 
-    def _attach(self, order: NetworkOrder, addresses: Sequence[Interface], bridge: Link) -> None:
+    def _attach(self, order: NetworkOrder, addresses: Sequence[Interface], limits: Bandwidth, bridge: Link) -> None:
         try:
             netns = os.open(order.netns, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -191,6 +212,7 @@ class Bridge:
         try:
             with Netlink() as host:
                 self._pair(host, order, netns, bridge)
+                shape(host, order.interface, limits)  # before the pod can say a word
                 host.run(
                     netlink.set_port(order.interface),
                     *(netlink.forget_neighbour(bridge.index, address.ip) for address in addresses),
@@ -225,9 +247,9 @@ class Bridge:
     def _entered(self, addresses: Sequence[Interface]) -> tuple[Netlink, int]:
         """Set sysctls of the pod's end, in the pod's namespace; return a socket that stays there, and its index."""
         if any(address.version == 6 for address in addresses):
-            _write("ipv6/conf", POD_INTERFACE, "disable_ipv6", "0")
+            sysctls.write("ipv6/conf", POD_INTERFACE, "disable_ipv6", "0")
         # A pod must not be able to become its neighbours' router by advertising itself (CVE-2020-10749).
-        _write("ipv6/conf", POD_INTERFACE, "accept_ra", "0")
+        sysctls.write("ipv6/conf", POD_INTERFACE, "accept_ra", "0")
         index = index_of(POD_INTERFACE)
         if index is None:
             raise OSError(errno.ENODEV, f"interface {POD_INTERFACE} went away")
@@ -284,18 +306,3 @@ def _mac(*names: str) -> str:
     """Derive a locally administered unicast address, the same for the same names for ever."""
     digest = hashlib.sha256("/".join(names).encode()).digest()
     return bytes([digest[0] & 0xFC | 0x02, *digest[1:6]]).hex(":")
-
-
-def _read(sysctl: str) -> str:
-    """Read a network sysctl of this thread's namespace; "" when the kernel has none."""
-    try:
-        return (_SYSCTLS / sysctl).read_text().strip()
-    except FileNotFoundError:
-        return ""
-
-
-def _write(group: str, name: str, key: str, value: str) -> None:
-    """Set a network sysctl of this thread's namespace unless it is so; one that the kernel lacks is passed by."""
-    path = _SYSCTLS / group / name / key
-    if _read(str(path)) not in ("", value):
-        path.write_text(value)

@@ -1,4 +1,4 @@
-"""Runs CNI plugins: ADD in order, DEL in reverse, each within its time limit, and remembers what must be undone.
+"""Attaches pods through CNI plugins: ADD in order, DEL in reverse, and a memory of what must be undone.
 
 Before the first plugin of an ADD runs, a file ``<state>/<pod id>.json`` names the configuration and arguments used;
 when the ADD is through, the file also holds the result and is on the disk. So DEL gets what ADD got, even when the
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,23 +19,18 @@ from typing import Any, Final, TypeVar
 import msgspec
 import trio
 
-from ocid.adapters.command import Child, spawn, tool_environment
 from ocid.adapters.links import index_of, inside, loopback_up
+from ocid.adapters.plugins import PLUGIN_S_MAX, Plugins
 from ocid.domain import cni
 from ocid.domain.cni import Answer, NetworkList, Plugin
-from ocid.errors import EffectFailed, InvalidRequest, NotFound, OcidError, Unavailable
+from ocid.errors import EffectFailed, InvalidRequest, NotFound, OcidError
 from ocid.ports import Attachment, NetworkOrder
 
 T = TypeVar("T")
 
 POD_INTERFACE: Final = "eth0"
-PLUGIN_S_MAX: Final = 60.0
 UNDO_S_MAX: Final = 90.0  # for the DEL after a failed ADD; what it does not reach, a later detach does
-PLUGINS_AT_ONCE_MAX: Final = 32
 STATE_BYTES_MAX: Final = 4 << 20  # configuration, arguments and result, each of them bounded
-STDERR_BYTES_MAX: Final = 64 << 10
-READ_BYTES: Final = 64 << 10
-DRAIN_S: Final = 0.1  # how long output is read after the end of a plugin whose children hold its pipes
 _POD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 
 
@@ -54,7 +48,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Cni:
     """Attaches pods through plugins found in *bin_dirs*, in this order; remembers them in *state_dir*.
 
-    *state_dir* must survive a reboot. *timeout_s* is for one plugin run; then its whole process group is killed.
+    *state_dir* must survive a reboot. *timeout_s* is for one plugin run; then its whole process group is killed. The
+    caller sees to it that a pod's calls do not overlap, and that ``collect`` runs while no pod is attached.
 
     Raises:
         EffectFailed: from every async method: a plugin failed or answered nonsense; network, plugin and its words are
@@ -63,15 +58,22 @@ class Cni:
     """
 
     def __init__(self, bin_dirs: Sequence[Path], state_dir: Path, *, timeout_s: float = PLUGIN_S_MAX) -> None:
-        self._bin_dirs = tuple(bin_dirs)
+        self._plugins = Plugins(bin_dirs, timeout_s)
         self._state_dir = state_dir
-        self._timeout_s = timeout_s
-        self._running = trio.CapacityLimiter(PLUGINS_AT_ONCE_MAX)
 
     def missing(self, network: NetworkList) -> tuple[str, ...]:
         """Return the programs that the network needs and that no directory has."""
-        names = {program: None for plugin in network.plugins for program in plugin.programs}
-        return tuple(name for name in names if self._find(name) is None)
+        return self._plugins.missing(network)
+
+    def unmapped(self, order: NetworkOrder) -> tuple[str, ...]:
+        """Return the pod's addresses as CIDRs if no plugin of its network maps host ports, else ().
+
+        A pod that is not attached has none.
+        """
+        state = self._load(order.pod_id)
+        if state is None or state.result is None or state.network.maps_ports:
+            return ()
+        return cni.with_prefixes(state.addresses, state.result)
 
     async def attach(self, network: NetworkList, order: NetworkOrder) -> Attachment:
         """Run ADD of all plugins; an attached pod gets the same answer without running any.
@@ -84,25 +86,25 @@ class Cni:
             NotFound: the pod's network namespace is gone.
         """
         state = _state(order, network, order.annotations)
-        before = self._load(order)
+        before = self._load(order.pod_id)
         if before is not None:
             if before.result is not None and before.netns == order.netns and _has_interface(order.netns):
                 return _attachment(before)
-            await self._delete(order, before)
+            await self._delete(order.pod_id, before)
         if not _is_netns(order.netns):
             raise NotFound("network namespace", order.netns)
-        await self._save(order, state, durable=False)
+        await self._save(order.pod_id, state, durable=False)
         try:
             await _in_thread(lambda: _loopback_up(order.netns), "bringing up the loopback interface")
             answer = Answer(addresses=(), document={})
             for position, plugin in enumerate(_needed(state)):
                 result = answer.document if position else None
-                out = await self._run("ADD", order, state, plugin, result)
+                out = await self._run("ADD", order.pod_id, state, plugin, result)
                 answer = cni.parse_answer(network, plugin.type, out)
             state = msgspec.structs.replace(state, result=answer.document, addresses=answer.addresses)
-            await self._save(order, state, durable=True)
+            await self._save(order.pod_id, state, durable=True)
         except BaseException:
-            await self._undo(order, state)
+            await self._undo(order.pod_id, state)
             raise
         return _attachment(state)
 
@@ -113,118 +115,127 @@ class Cni:
             result: the attachment's, from the log, for a pod of which the disk has nothing.
             network: the configuration of now, for the same case; None when there is none.
         """
-        state = self._load(order)
+        state = self._load(order.pod_id)
         if state is None and network is not None:
             with suppress(InvalidRequest):  # CNI cannot express such a pod: it has never been attached
                 state = _state(order, network, {})
                 state = msgspec.structs.replace(state, result=cni.parse_result(result))
         if state is not None:
-            await self._delete(order, state)
+            await self._delete(order.pod_id, state)
 
-    async def _delete(self, order: NetworkOrder, state: State) -> None:
+    async def check(self, order: NetworkOrder) -> None:
+        """Run CHECK of all plugins, unless the network does not want it, is too old for it, or the pod not attached.
+
+        Raises:
+            EffectFailed: what ADD made is not there any more; the plugin's words are in the message.
+        """
+        state = self._load(order.pod_id)
+        if state is not None and state.result is not None and state.network.checks:
+            for plugin in _needed(state):
+                await self._run("CHECK", order.pod_id, state, plugin, state.result)
+
+    async def collect(self, networks: Iterable[NetworkList], attached: Collection[str]) -> tuple[str, ...]:
+        """Free what plugins hold for pods that are not *attached* any more; return the ids of those remembered.
+
+        Whatever is remembered of such a pod gets its DEL. Plugins of a network of 1.1.0 or newer are then told who is
+        left ("GC"), and free what nobody remembers. One that fails does not keep the others from it. An attached pod of
+        which the disk has lost the memory may be on any network.
+        """
+        failures: list[OcidError] = []
+        gone: list[str] = []
+        left: dict[str, list[str]] = {}  # pod ids by network
+        for pod_id in await _in_thread(self._remembered, f"listing {self._state_dir}"):
+            state = self._load(pod_id)
+            if pod_id in attached and state is not None:
+                left.setdefault(state.network.name, []).append(pod_id)
+            elif pod_id not in attached and state is not None:
+                try:
+                    await self._delete(pod_id, state)
+                    gone.append(pod_id)
+                except OcidError as error:
+                    left.setdefault(state.network.name, []).append(pod_id)  # so that its DEL can be tried again
+                    failures.append(error)
+        unknown = set(attached) - {pod_id for pod_ids in left.values() for pod_id in pod_ids}
+        for network in networks:
+            for plugin in network.plugins if network.collects else ():
+                valid = {*left.get(network.name, ()), *unknown}
+                told = cni.collecting_config(network, plugin, valid, POD_INTERFACE)
+                try:
+                    await self._plugins.run("GC", network, plugin, told)
+                except OcidError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+        return tuple(gone)
+
+    async def status(self, network: NetworkList) -> None:
+        """Ask all plugins of a network of 1.1.0 or newer whether they can attach pods.
+
+        Raises:
+            EffectFailed: one cannot; its words are in the message.
+        """
+        for plugin in network.plugins if network.tells_status else ():
+            await self._plugins.run("STATUS", network, plugin, cni.stdin_config(network, plugin, {}, None))
+
+    async def _delete(self, pod_id: str, state: State) -> None:
         """Run DEL of all plugins in reverse; one that fails does not keep the others from freeing what they hold."""
         failures: list[OcidError] = []
-        result = state.result if state.network.version >= cni.DEL_WITH_RESULT_SINCE else None
+        result = state.result if cni.at_least(state.network, cni.DEL_WITH_RESULT_SINCE) else None
         for plugin in reversed(_needed(state)):
             try:
-                await self._run("DEL", order, state, plugin, result)
+                await self._run("DEL", pod_id, state, plugin, result)
             except OcidError as error:
                 failures.append(error)
         if failures:
             raise failures[0]
-        path = self._path(order)
-        await _in_thread(lambda: path.unlink(missing_ok=True), f"forgetting pod {order.pod_id[:13]}")
+        path = self._path(pod_id)
+        await _in_thread(lambda: path.unlink(missing_ok=True), f"forgetting pod {pod_id[:13]}")
 
-    async def _undo(self, order: NetworkOrder, state: State) -> None:
+    async def _undo(self, pod_id: str, state: State) -> None:
         with trio.move_on_after(UNDO_S_MAX, shield=True), suppress(OcidError):
-            await self._delete(order, state)
-
-    # --- one plugin --------------------------------------------------------------------------------------------------
+            await self._delete(pod_id, state)
 
     async def _run(
-        self, command: str, order: NetworkOrder, state: State, plugin: Plugin, result: Mapping[str, Any] | None
+        self, command: str, pod_id: str, state: State, plugin: Plugin, result: Mapping[str, Any] | None
     ) -> bytes:
-        """Run one plugin and return what it printed."""
-        network = state.network
-        program = self._find(plugin.type)
-        if program is None:
-            places = ", ".join(str(place) for place in self._bin_dirs)
-            raise EffectFailed(f"CNI network {network.name!r}: no plugin {plugin.type!r} in {places}; install it")
-        netns = state.netns if command == "ADD" or _is_netns(state.netns) else ""
-        environment = tool_environment(
-            CNI_COMMAND=command,
-            CNI_CONTAINERID=order.pod_id,
-            CNI_NETNS=netns,
+        """Run one plugin for a pod and return what it printed."""
+        return await self._plugins.run(
+            command,
+            state.network,
+            plugin,
+            cni.stdin_config(state.network, plugin, state.runtime, result),
+            CNI_CONTAINERID=pod_id,
+            CNI_NETNS=state.netns if command in ("ADD", "CHECK") or _is_netns(state.netns) else "",
             CNI_IFNAME=POD_INTERFACE,
             CNI_ARGS=state.arguments,
-            CNI_PATH=":".join(str(place) for place in self._bin_dirs),
         )
-        told = cni.stdin_config(network, plugin, state.runtime, result)
-        async with self._running:
-            doing = f"CNI network {network.name!r}: plugin {plugin.type!r}, asked to {command},"
-            exit_code, out, err = await self._execute(program, environment, told, doing)
-        if exit_code != 0:
-            raise cni.failure(network, plugin.type, command, exit_code, out, err)
-        return out
-
-    async def _execute(
-        self, program: str, environment: Mapping[str, str], told: bytes, doing: str
-    ) -> tuple[int, bytes, bytes]:
-        """Run a program as a process group of its own; return its exit code, output and errors."""
-        out, err = _Output(cni.OUTPUT_BYTES_MAX), _Output(STDERR_BYTES_MAX)
-        told_fd = os.memfd_create("cni-config", os.MFD_CLOEXEC)
-        try:
-            with os.fdopen(os.dup(told_fd), "wb") as file:
-                file.write(told)
-            os.lseek(told_fd, 0, os.SEEK_SET)
-            descriptors = {0: told_fd, 1: out.write_fd, 2: err.write_fd}
-            child = spawn([program], environment=environment, descriptors=descriptors, new_session=True)
-            out.close_writer()
-            err.close_writer()
-            exit_code = -1
-            try:
-                with trio.fail_after(self._timeout_s):
-                    exit_code = await _finish(child, out, err)
-            except trio.TooSlowError as error:
-                raise Unavailable(f"{doing} did not end within {self._timeout_s:g} s, and was killed") from error
-            finally:
-                if exit_code < 0:
-                    _kill_group(child)
-                await child.end()
-        finally:
-            os.close(told_fd)
-            await out.close()
-            await err.close()
-        if out.total > cni.OUTPUT_BYTES_MAX:
-            raise EffectFailed(f"{doing} wrote more than {cni.OUTPUT_BYTES_MAX} bytes, and was killed")
-        return exit_code, bytes(out.kept), bytes(err.kept)
-
-    def _find(self, name: str) -> str | None:
-        for place in self._bin_dirs:
-            path = os.path.join(place, name)
-            if os.path.isfile(path) and os.access(path, os.X_OK):
-                return path
-        return None
 
     # --- what is remembered ------------------------------------------------------------------------------------------
 
-    def _path(self, order: NetworkOrder) -> Path:
-        if _POD_ID.fullmatch(order.pod_id) is None:
-            raise InvalidRequest(f"pod id {order.pod_id[:140]!r} does not do as a file name")
-        return self._state_dir / f"{order.pod_id}.json"
+    def _path(self, pod_id: str) -> Path:
+        if _POD_ID.fullmatch(pod_id) is None:
+            raise InvalidRequest(f"pod id {pod_id[:140]!r} does not do as a file name")
+        return self._state_dir / f"{pod_id}.json"
 
-    def _load(self, order: NetworkOrder) -> State | None:
+    def _remembered(self) -> list[str]:
+        """Return the ids of all pods of which something is remembered."""
+        with suppress(FileNotFoundError):
+            names = [path.stem for path in self._state_dir.iterdir() if path.suffix == ".json"]
+            return sorted(name for name in names if _POD_ID.fullmatch(name))
+        return []
+
+    def _load(self, pod_id: str) -> State | None:
         """Read what is remembered; a file that a power loss left damaged counts as none."""
         try:
-            with open(self._path(order), "rb") as file:
+            with open(self._path(pod_id), "rb") as file:
                 return msgspec.json.decode(file.read(STATE_BYTES_MAX), type=State)
         except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
             return None
         except OSError as error:
-            raise EffectFailed(f"reading {self._path(order)}: {error.strerror}") from error
+            raise EffectFailed(f"reading {self._path(pod_id)}: {error.strerror}") from error
 
-    async def _save(self, order: NetworkOrder, state: State, *, durable: bool) -> None:
-        path, content = self._path(order), msgspec.json.encode(state)
+    async def _save(self, pod_id: str, state: State, *, durable: bool) -> None:
+        path, content = self._path(pod_id), msgspec.json.encode(state)
         await _in_thread(lambda: _write(path, content, durable=durable), f"writing {path}")
 
 
@@ -247,54 +258,6 @@ def _write(path: Path, content: bytes, *, durable: bool) -> None:
             os.close(directory)
 
 
-class _Output:
-    """A pipe for a child to write to, and the first *limit* bytes of what it wrote."""
-
-    def __init__(self, limit: int) -> None:
-        self.kept = bytearray()
-        self.total = 0
-        self._limit = limit
-        reading, self.write_fd = os.pipe2(os.O_CLOEXEC)
-        self._stream = trio.lowlevel.FdStream(reading)
-
-    async def read(self, too_much: Callable[[], None]) -> None:
-        """Read to the end; call *too_much* when there is more than the limit, and drop the rest."""
-        while piece := await self._stream.receive_some(READ_BYTES):
-            self.total += len(piece)
-            self.kept += piece[: max(0, self._limit - len(self.kept))]
-            if self.total > self._limit:
-                too_much()
-
-    def close_writer(self) -> None:
-        """Close our copy of the writing end, once the child has its own."""
-        if self.write_fd >= 0:
-            os.close(self.write_fd)
-            self.write_fd = -1
-
-    async def close(self) -> None:
-        """Close both ends."""
-        self.close_writer()
-        with trio.CancelScope(shield=True):  # closing a descriptor does not wait
-            await self._stream.aclose()
-
-
-async def _finish(child: Child, out: _Output, err: _Output) -> int:
-    """Read the child's output until it has ended, and return its exit code. One that says too much is killed."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(out.read, lambda: _kill_group(child))
-        nursery.start_soon(err.read, lambda: None)
-        exit_code = await child.wait()
-        nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
-    return exit_code
-
-
-def _kill_group(child: Child) -> None:
-    """Kill the child and all that it started, as far as that stayed in its group."""
-    with suppress(ProcessLookupError, ChildProcessError):
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # reaped: its number is no longer its own
-        os.killpg(child.pid, signal.SIGKILL)
-
-
 def _needed(state: State) -> tuple[Plugin, ...]:
     """Return the plugins to run: without published ports, ``portmap`` would only pass on the result, and look through
     the host's rules once more when the pod goes (containernetworking/plugins, portmap/main.go)."""
@@ -307,7 +270,10 @@ def _needed(state: State) -> tuple[Plugin, ...]:
 def _state(order: NetworkOrder, network: NetworkList, annotations: Mapping[str, str]) -> State:
     """Return what the plugins of *network* are to be told about the pod."""
     runtime = cni.capability_arguments(
-        ports=order.port_mappings, annotations=annotations, aliases=[order.hostname or order.name]
+        ports=order.port_mappings,
+        annotations=annotations,
+        aliases=[order.hostname or order.name],
+        dns=order.dns,
     )
     who = cni.arguments(namespace=order.namespace, name=order.name, pod_id=order.pod_id, uid=order.uid)
     return State(network=network, arguments=who, runtime=runtime, netns=order.netns)

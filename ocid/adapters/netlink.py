@@ -16,7 +16,7 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple, Self
@@ -65,11 +65,11 @@ class Netlink:
         Refused: from every method, when the kernel refuses a request.
     """
 
-    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+    def __init__(self) -> None:
         known = _pyroute2().netlink
-        self._types, self._marshal = _protocol(protocol)
+        self._types, self._marshal = vars(known.rtnl), known.rtnl.marshal.MarshalRtnl()
         self._sequence = 0
-        self._socket = _open(protocol, ANSWER_S_MAX)
+        self._socket = _open(socket.NETLINK_ROUTE, ANSWER_S_MAX)
         self._socket.setsockopt(known.SOL_NETLINK, known.NETLINK_EXT_ACK, 1)  # words with errors
         self._socket.setsockopt(known.SOL_NETLINK, known.NETLINK_GET_STRICT_CHK, 1)  # dumps filter in the kernel
 
@@ -128,14 +128,6 @@ class Netlink:
         except TimeoutError:
             raise Refused(errno.ETIMEDOUT, f"the kernel did not answer within {ANSWER_S_MAX} s") from None
         yield from self._marshal.parse(datagram)
-
-    def has_table(self, name: str) -> bool:
-        """Say whether there is an nftables table of the family inet called *name*. For a NETFILTER socket only."""
-        inet = _pyroute2().netlink.nfnetlink.nftsocket.NFPROTO_INET
-        fields = {"nfgen_family": inet, "attrs": [("NFTA_TABLE_NAME", name)]}
-        fine = frozenset({errno.ENOENT})
-        answers = self._ask(Request(f"looking for table {name}", "NFT_MSG_GETTABLE", "", fields, fine))
-        return bool(answers)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -223,6 +215,12 @@ def add_veth(name: str, mac: str, mtu: int, master: int, peer: str, peer_mac: st
     return Request(f"adding veth pair {name}", "RTM_NEWLINK", "CREATE EXCL", fields)
 
 
+def add_detour(name: str) -> Request:
+    """An ``ifb`` interface, down: packets that are led to it come back to where they were. One that is there stays."""
+    fields = {"attrs": [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "ifb")]})]}
+    return Request(f"adding interface {name}", "RTM_NEWLINK", "CREATE EXCL", fields, frozenset({errno.EEXIST}))
+
+
 def set_link(name: str, *, up: bool | None = None, mtu: int | None = None, master: int | None = None) -> Request:
     """Change an interface: up or down, its MTU, the bridge that it is a port of. None leaves a thing as it is."""
     fields: dict[str, Any] = {"attrs": [("IFLA_IFNAME", name)]}
@@ -294,22 +292,9 @@ def _open(protocol: int, timeout_s: float, groups: int = 0) -> socket.socket:
 @cache
 def _pyroute2() -> Any:
     """Import pyroute2 the first time that it is needed; it costs 0.1 s and 10 MiB."""
-    import pyroute2.netlink.nfnetlink.nftsocket
     import pyroute2.netlink.rtnl.marshal
 
     return pyroute2
-
-
-def _protocol(protocol: int) -> tuple[Mapping[str, int], Any]:
-    """Return the numbers of a protocol's types of message, and pyroute2's parser of them."""
-    known = _pyroute2().netlink
-    if protocol == socket.NETLINK_ROUTE:
-        return vars(known.rtnl), known.rtnl.marshal.MarshalRtnl()
-    nftables = known.nfnetlink.nftsocket
-    question = known.nfnetlink.NFNL_SUBSYS_NFTABLES << 8 | nftables.NFT_MSG_GETTABLE
-    marshal = known.marshal.Marshal()
-    marshal.msg_map[question] = nftables.nft_table_msg
-    return {"NFT_MSG_GETTABLE": question}, marshal
 
 
 def _link_of(message: Any) -> Link:

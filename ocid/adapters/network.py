@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from ocid.adapters.bridge import Bridge
-from ocid.adapters.cni import PLUGIN_S_MAX, Cni
-from ocid.domain import cni
+from ocid.adapters.cni import Cni
+from ocid.adapters.cniconf import SCAN_S, Configurations
+from ocid.adapters.nftables import Table
+from ocid.adapters.plugins import PLUGIN_S_MAX
+from ocid.adapters.published import Published
+from ocid.domain import hostports, ipam
 from ocid.domain.cni import NetworkList
-from ocid.errors import InvalidRequest, Unavailable
+from ocid.domain.hostports import HostPort
+from ocid.errors import InvalidRequest, OcidError, TimedOut, Unavailable
+from ocid.ids import PodId
 from ocid.ports import Attachment, NetworkOrder
 
-SCAN_S: Final = 1.0  # a configuration that appears or changes is noticed within this time
+STATUS_S: Final = 5.0  # how often plugins are asked whether they are ready; as often as a kubelet asks us
+CHECK_S_MAX: Final = 15.0  # of all plugins for one pod; a pod that is to be stopped waits for it
+COLLECT_S_MAX: Final = 15.0  # a start goes on without what was not freed by then; the next one tries again
 
 
 class Networks:
@@ -29,6 +37,8 @@ class Networks:
 
     Args:
         cni_conf_dir: where ``*.conflist``, ``*.conf`` and ``*.json`` lie; need not exist.
+        handler_conf_dirs: the same for runtime handlers that have their own, "" for the default one; pods of these
+            have no other network.
         cni_bin_dirs: where plugins are looked for, in order.
         cni_state_dir: what must be undone, a file for each pod; must survive a reboot.
         bridge: name of the built-in bridge: a letter, then at most 14 letters, digits and ``_``.
@@ -45,24 +55,29 @@ class Networks:
         cni_state_dir: Path,
         bridge: str,
         subnets: Sequence[str],
+        handler_conf_dirs: Mapping[str, Path] | None = None,
         plugin_timeout_s: float = PLUGIN_S_MAX,
         nft: str = "nft",
     ) -> None:
-        self._conf_dir = cni_conf_dir
         self._cni = Cni(cni_bin_dirs, cni_state_dir, timeout_s=plugin_timeout_s)
-        self._bin_dirs = tuple(cni_bin_dirs)
-        self._bridge = Bridge(bridge, subnets, nft=nft) if subnets else None
-        self._network: NetworkList | None = None
-        self._faults: tuple[str, ...] = ()
-        self._missing: tuple[str, ...] = ()  # programs that the network needs and nobody has
-        self._seen: tuple[tuple[str, int, int, int], ...] | None = None  # what was read: name, inode, size, time
-        self._scanned_at = 0.0
-        self._scan()
+        self._node = Configurations(cni_conf_dir, self._cni.missing, cni_bin_dirs)
+        self._own = {
+            handler: Configurations(directory, self._cni.missing, cni_bin_dirs)
+            for handler, directory in (handler_conf_dirs or {}).items()
+        }
+        self._table = Table(bridge, ipam.subnets_of(subnets) if subnets else (), nft)
+        self._published = Published(self._table)
+        self._bridge = Bridge(bridge, subnets, nft=nft, table=self._table) if subnets else None
+        self._asked: NetworkList | None = None  # the network whose plugins said …
+        self._said: str | None = None  # … why they are not ready
+        self._busy: dict[str, trio.Lock] = {}  # pods with plugins at work: they must not be called in parallel
 
-    def kind(self) -> str:
-        """Return "cni" or "bridge": what a pod declared now will use."""
-        self._scan()
-        return "bridge" if self._bridge is not None and not self._faults and self._network is None else "cni"
+    def kind(self, handler: str) -> str:
+        """Return "cni" or "bridge": what a pod of this runtime handler, declared now, will use."""
+        if handler in self._own:
+            return "cni"
+        self._node.scan()
+        return "bridge" if self._bridge is not None and self._node.empty else "cni"
 
     def subnets(self) -> tuple[str, ...]:
         """Return the built-in network's subnets as CIDRs, at most one IPv4 and one IPv6."""
@@ -70,99 +85,145 @@ class Networks:
 
     def not_ready(self) -> str | None:
         """Return why pods cannot be attached now, or None; looks at the disk at most once a second."""
-        if self.kind() == "bridge":
+        if self.kind("") == "bridge":
             assert self._bridge is not None
             return self._bridge.not_ready()
-        if self._network is None:
-            return "; ".join(self._faults) or f"no CNI configuration in {self._conf_dir}, and no built-in network"
-        if self._missing:
-            needs, places = ", ".join(self._missing), ", ".join(str(place) for place in self._bin_dirs)
-            return f"CNI network {self._network.name!r} needs {needs}, not found in {places}: install them"
-        return None
+        node = self._of_handler("")
+        fault = node.not_ready()
+        if fault is not None:
+            return fault or f"no CNI configuration in {node.directory}, and no built-in network"
+        network = node.network
+        if network is None or not network.tells_status:
+            return None
+        if self._asked != network:
+            return f"the plugins of CNI network {network.name!r} have not said yet whether they are ready"
+        return self._said
+
+    async def watch(self) -> None:
+        """Ask the plugins of the node's network for their status, or repair the built-in network, for ever."""
+        asked_at = -STATUS_S
+        while True:
+            network = self._of_handler("").network
+            due = network != self._asked or trio.current_time() - asked_at >= STATUS_S
+            if network is not None and network.tells_status and due:
+                asked_at = trio.current_time()
+                try:
+                    await self._cni.status(network)
+                    self._asked, self._said = network, None
+                except OcidError as error:
+                    self._asked, self._said = network, error.message
+            elif due and self._bridge is not None and self._bridge.fault is not None and self.kind("") == "bridge":
+                asked_at = trio.current_time()
+                with suppress(OcidError):  # the bridge remembers it
+                    await self._bridge.prepare()
+            await trio.sleep(SCAN_S)
 
     async def attach(self, order: NetworkOrder) -> Attachment:
         """Give the pod its interface and addresses. Called again for an attached pod, returns the same.
 
         Raises:
             Unavailable: there is no network of the order's kind now.
-            OcidError: as ``Bridge.attach`` and ``Cni.attach``.
+            OcidError: as ``Bridge.attach``, ``Cni.attach`` and ``Published.publish``.
         """
         if order.network == "bridge":
             return await self._built_in(order).attach(order)
         if order.network != "cni":
             raise InvalidRequest(f"pod network {order.network!r}: wanted 'bridge' or 'cni'")
-        self._scan()
-        if self._network is None:
-            raise Unavailable(self.not_ready() or f"no CNI configuration in {self._conf_dir}; configure one")
-        return await self._cni.attach(self._network, order)
+        configured = self._of_handler(order.handler)
+        if configured.network is None:
+            where = f"in {configured.directory}"
+            raise Unavailable(configured.not_ready() or f"no CNI configuration {where}; put one there")
+        async with self._alone(order):
+            attachment = await self._cni.attach(configured.network, order)
+            await self._published.publish(order, self._cni.unmapped(order))
+        return attachment
 
     async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
         """Take the pod's interface and addresses away. Nothing left, or no namespace, is success."""
         if order.network == "bridge":
             await self._built_in(order).detach(order)
         elif order.network == "cni":
-            self._scan()
-            await self._cni.detach(order, result, self._network)
+            async with self._alone(order):
+                if hostports.wanted(order.port_mappings):
+                    await self._table.remove(order.pod_id)
+                await self._cni.detach(order, result, self._of_handler(order.handler).network)
 
-    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
-        """Make the host ports of the built-in network exactly those of the *live* pods. For the daemon's start."""
-        ours = [order for order in live if order.network == "bridge"]
-        if self._bridge is not None and (ours or self.kind() == "bridge"):
-            await self._bridge.reconcile(ours)
+    async def check(self, order: NetworkOrder) -> None:
+        """Ask the plugins whether the pod still has what ADD gave it; of the built-in network nothing is asked.
+
+        Raises:
+            EffectFailed: it has not; or TimedOut: they did not say so within 15 s.
+        """
+        if order.network != "cni":
+            return
+        try:
+            async with self._alone(order):
+                with trio.fail_after(CHECK_S_MAX):
+                    await self._cni.check(order)
+        except trio.TooSlowError as error:
+            raise TimedOut(f"the CNI plugins did not check pod {order.pod_id[:13]} in {CHECK_S_MAX:g} s") from error
+
+    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[PodId]) -> tuple[str, ...]:
+        """Make host ports exactly those of the *live* pods, and free what plugins hold for pods that are gone.
+
+        Pods among the *others* are half attached or half detached: their own work goes on with them later.
+        """
+        ports: list[HostPort] = []
+        for order in live:
+            if order.network == "cni":
+                ports += await self._published.ports_of(order, self._cni.unmapped(order))
+            elif order.network == "bridge":
+                ports += hostports.host_ports(order.pod_id, order.addresses, order.port_mappings)
+        built_in = self.kind("") == "bridge" or any(order.network == "bridge" for order in live)
+        if self._bridge is not None and built_in:
+            await self._bridge.repair()
+        if ports or built_in or await trio.to_thread.run_sync(self._table.exists):
+            await self._table.replace(ports)
+        networks = {one.network.name: one.network for one in (*self._own.values(), self._node) if one.network}
+        attached = {order.pod_id for order in live if order.network == "cni"} | set(others)
+        with trio.move_on_after(COLLECT_S_MAX):
+            return await self._cni.collect(networks.values(), attached)
+        raise TimedOut(f"CNI plugins did not free what is left of pods that are gone in {COLLECT_S_MAX:g} s")
 
     async def remove_all(self) -> None:
-        """Remove the built-in bridge and its nftables table. For tests and uninstalling: pods lose their network."""
+        """Remove the built-in bridge and the nftables table. For tests and uninstalling: pods lose their network."""
         if self._bridge is not None:
             await self._bridge.remove_all()
+        else:
+            await self._table.uninstall()
 
     def _built_in(self, order: NetworkOrder) -> Bridge:
         if self._bridge is None:
             raise Unavailable(f"pod {order.pod_id[:13]} is of the built-in network, which has no subnet; configure one")
         return self._bridge
 
-    def _scan(self) -> None:
-        """Look at the configurations and plugins again if a second has passed; read only what changed."""
-        now = time.monotonic()
-        if self._seen is not None and now - self._scanned_at < SCAN_S:
-            return
-        self._scanned_at = now
+    def _of_handler(self, handler: str) -> Configurations:
+        """Return the configurations that a handler's pods go by, as they are now."""
+        configured = self._own.get(handler, self._node)
+        configured.scan()
+        return configured
+
+    def _alone(self, order: NetworkOrder) -> _Alone:
+        return _Alone(self._busy, order.pod_id)
+
+
+class _Alone:
+    """Holds a pod's lock, which is there only while somebody wants it."""
+
+    def __init__(self, busy: dict[str, trio.Lock], pod_id: str) -> None:
+        self._busy = busy
+        self._pod_id = pod_id
+        self._lock = busy.setdefault(pod_id, trio.Lock())
+
+    async def __aenter__(self) -> None:
         try:
-            found = _configurations(self._conf_dir)
-        except OSError as error:
-            self._seen, self._network = (), None
-            self._faults = (f"cannot read CNI configurations in {self._conf_dir}: {error.strerror}",)
-            return
-        if found != self._seen:
-            files, unreadable = _read(self._conf_dir, [name for name, *_ in found])
-            self._network, faults = cni.choose(files)
-            self._faults = (*unreadable, *faults)
-            self._seen = found
-        self._missing = () if self._network is None else self._cni.missing(self._network)
+            await self._lock.acquire()
+        except trio.Cancelled:
+            if not self._lock.locked():
+                self._busy.pop(self._pod_id, None)
+            raise
 
-
-def _configurations(directory: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """Return name, inode, size and time of change of each configuration; no directory is an empty one."""
-    found: list[tuple[str, int, int, int]] = []
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name.endswith(cni.SUFFIXES):
-                    with suppress(FileNotFoundError):
-                        stat = entry.stat()
-                        found.append((entry.name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    except FileNotFoundError:
-        return ()
-    return tuple(sorted(found))
-
-
-def _read(directory: Path, names: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
-    """Read the files as far as the parser will look, and say which ones cannot be read."""
-    files: dict[str, bytes] = {}
-    faults: list[str] = []
-    for name in names[: cni.FILES_MAX + 1]:
-        try:
-            with open(directory / name, "rb") as file:
-                files[name] = file.read(cni.CONFIG_BYTES_MAX + 1)
-        except OSError as error:
-            faults.append(f"CNI configuration {name!r}: {error.strerror}")
-    return files, faults
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        if not self._lock.statistics().tasks_waiting:
+            self._busy.pop(self._pod_id, None)

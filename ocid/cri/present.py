@@ -49,7 +49,7 @@ def pod_status(state: Pod, config: PodConfig) -> pb.PodSandboxStatus:
     """CRI PodSandboxStatus. Addresses are shown as long as the pod has them."""
     assert state.declared is not None, "only declared pods have rows"
     network = pb.PodSandboxNetworkStatus()
-    if state.attached is not None and not state.stop_wanted and state.attached.addresses:
+    if state.attached is not None and not (state.stop_wanted or state.detached) and state.attached.addresses:
         first, *more = state.attached.addresses
         network = pb.PodSandboxNetworkStatus(ip=first, additional_ips=[pb.PodIP(ip=one) for one in more])
     options = config.linux.security_context.namespace_options

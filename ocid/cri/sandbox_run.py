@@ -58,7 +58,7 @@ def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared,
     meta, options = config.metadata, config.linux.security_context.namespace_options
     run_dir = settings.run / "pods" / pod_id
     document = msgspec.json.encode(config)
-    network = "host" if config.host_network else core.host.network.kind()
+    network = "host" if config.host_network else core.host.network.kind(handler)
     addresses = core.leasing.choose(pod_id, core.host.network.subnets()) if network == "bridge" else ()
     newest = facade.view.pods.created_after(meta.namespace, meta.name, meta.uid)
     declared = Declared(

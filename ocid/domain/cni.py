@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from ocid.domain.configs import PortMapping
+from ocid.domain.bandwidth import bandwidth_of
+from ocid.domain.configs import DnsConfig, PortMapping
 from ocid.errors import EffectFailed, InvalidRequest, Unavailable, tail
 
 CONFIG_BYTES_MAX: Final = 1 << 20  # of one file; real ones are below 4 KiB
@@ -27,16 +27,18 @@ ADDRESSES_MAX: Final = 32  # of one pod; CRI and Kubernetes use two
 
 VERSIONS: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")  # in order
 DEL_WITH_RESULT_SINCE: Final = "0.4.0"  # the first version whose DEL is given prevResult
+CHECK_SINCE: Final = "0.4.0"
+GC_AND_STATUS_SINCE: Final = "1.1.0"
 SUFFIXES: Final = (".conflist", ".conf", ".json")
+MORE_SUFFIXES: Final = (".conf", ".json")  # in the directory of a network's further plugins
 TRY_AGAIN: Final = 11  # the error code "Try again later"
+IPS_ANNOTATION: Final = "network.ocid/ips"  # of a pod, for plugins with the capability "ips": CIDRs, by commas
+MAC_ANNOTATION: Final = "network.ocid/mac"
 
 BURST_BITS: Final = (1 << 31) - 1  # of a bandwidth limit: a quarter of a gigabyte passes unhindered, as elsewhere
-_RATE_MIN, _RATE_MAX = 1_000, 10**15  # bits per second, the range that Kubernetes accepts
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}")
-_QUANTITY = re.compile(r"([0-9.]+)(?:[eE]([0-9]{1,2})|(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei))?")
-_DECIMAL: Final = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
-_BINARY: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50, "Ei": 1 << 60}
+_MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
 
 
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +63,29 @@ class NetworkList(msgspec.Struct, frozen=True, kw_only=True):
     version: str  # one of VERSIONS
     plugins: tuple[Plugin, ...]
     disable_check: bool = False
+    disable_gc: bool = False  # somebody else attaches to this network, too
+    only_inlined: bool = True  # False: more plugins lie in a directory with the network's name
     file: str = ""  # where it was read from
+
+    @property
+    def maps_ports(self) -> bool:
+        """Whether a plugin wants to be told of host ports: then they are its affair alone."""
+        return any("portMappings" in plugin.capabilities for plugin in self.plugins)
+
+    @property
+    def checks(self) -> bool:
+        """Whether its plugins know CHECK and may be asked for it."""
+        return at_least(self, CHECK_SINCE) and not self.disable_check
+
+    @property
+    def collects(self) -> bool:
+        """Whether its plugins know GC and may be asked for it."""
+        return at_least(self, GC_AND_STATUS_SINCE) and not self.disable_gc
+
+    @property
+    def tells_status(self) -> bool:
+        """Whether its plugins know STATUS."""
+        return at_least(self, GC_AND_STATUS_SINCE)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,20 +135,55 @@ def parse(file: str, raw: bytes) -> NetworkList:
     if not isinstance(document, dict):
         raise refuse("not a JSON object")
     if "plugins" not in document and not file.endswith(".conflist"):
-        document = {**_some(document, "name", "cniVersion", "cniVersions"), "plugins": [document]}
+        document = {
+            **_some(document, "name", "cniVersion", "cniVersions"),
+            "plugins": [document],
+            "loadOnlyInlinedPlugins": True,
+        }
     name, plugins = document.get("name"), document.get("plugins")
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise refuse(f"name {name!r}: wanted a letter or digit, then letters, digits, '_', '.' and '-'")
     if not isinstance(plugins, list) or not 0 < len(plugins) <= PLUGINS_MAX:
         raise refuse(f"'plugins' must be a list of 1 to {PLUGINS_MAX} plugins")
-    disable_check = document.get("disableCheck", False)
     try:
         version = _version(document)
         read = tuple(_plugin(plugin) for plugin in plugins)
     except ValueError as error:
         raise refuse(str(error)) from None
-    disabled = disable_check in (True, "true", "True", "1")
-    return NetworkList(name=name, version=version, plugins=read, disable_check=disabled, file=file)
+    return NetworkList(
+        name=name,
+        version=version,
+        plugins=read,
+        disable_check=_is_set(document, "disableCheck"),
+        disable_gc=_is_set(document, "disableGC"),
+        only_inlined=_is_set(document, "loadOnlyInlinedPlugins"),
+        file=file,
+    )
+
+
+def at_least(network: NetworkList, version: str) -> bool:
+    """Say whether a network is of *version* or a newer one."""
+    return VERSIONS.index(network.version) >= VERSIONS.index(version)
+
+
+def _is_set(document: Mapping[str, Any], key: str) -> bool:
+    """Read a flag; older programs write it as text."""
+    return document.get(key, False) in (True, "true", "True", "1")
+
+
+def with_more(network: NetworkList, files: Mapping[str, bytes]) -> tuple[NetworkList, tuple[str, ...]]:
+    """Return the network with the plugins of *files* after its own, by file name, and what is wrong with the files."""
+    more: list[Plugin] = []
+    faults: list[str] = []
+    for name, raw in sorted(files.items()):
+        try:
+            document = _object(raw[:CONFIG_BYTES_MAX])
+            more.append(_plugin(document))
+        except ValueError as error:
+            faults.append(f"CNI configuration {name!r}: {error}")
+    if len(network.plugins) + len(more) > PLUGINS_MAX:
+        return network, (*faults, f"CNI network {network.name!r}: more than {PLUGINS_MAX} plugins, so its own alone")
+    return msgspec.structs.replace(network, plugins=(*network.plugins, *more)), tuple(faults)
 
 
 def _version(document: Mapping[str, Any]) -> str:
@@ -174,17 +233,17 @@ def stdin_config(
 
 
 def capability_arguments(
-    *, ports: Sequence[PortMapping], annotations: Mapping[str, str], aliases: Sequence[str]
+    *, ports: Sequence[PortMapping], annotations: Mapping[str, str], aliases: Sequence[str], dns: DnsConfig | None
 ) -> dict[str, Any]:
     """Return what plugins that declare a capability are told about the pod. CNI CONVENTIONS.md.
 
-    ``portMappings`` of published ports, ``bandwidth`` from the Kubernetes annotations, ``aliases``, and the pod's
-    annotations under the name that containerd introduced.
+    ``portMappings`` of published ports, ``bandwidth`` from the Kubernetes annotations, ``ips`` and ``mac`` from
+    annotations of our own, ``aliases``, ``dns``, and the pod's annotations under the name that containerd introduced.
 
     Raises:
-        InvalidRequest: a bandwidth annotation is no quantity, or out of range.
+        InvalidRequest: an annotation says what cannot be.
     """
-    found: dict[str, Any] = {"aliases": list(aliases)}
+    found: dict[str, Any] = {"aliases": list(aliases), **_wishes(annotations)}
     published = [port for port in ports if port.host_port > 0]
     if published:
         found["portMappings"] = [
@@ -196,11 +255,17 @@ def capability_arguments(
             }
             for port in published
         ]
+    if dns is not None:
+        found["dns"] = {
+            "servers": list(dns.servers),
+            "searches": list(dns.searches),
+            "options": list(dns.options),
+        }
+    limits = bandwidth_of(annotations)
     bandwidth: dict[str, int] = {}
-    for direction in ("ingress", "egress"):
-        text = annotations.get(f"kubernetes.io/{direction}-bandwidth")
-        if text is not None:
-            bandwidth |= {f"{direction}Rate": _rate(direction, text), f"{direction}Burst": BURST_BITS}
+    for direction, rate in (("ingress", limits.ingress), ("egress", limits.egress)):
+        if rate:
+            bandwidth |= {f"{direction}Rate": rate, f"{direction}Burst": BURST_BITS}
     if bandwidth:
         found["bandwidth"] = bandwidth
     if annotations:
@@ -208,22 +273,33 @@ def capability_arguments(
     return found
 
 
-def _rate(direction: str, text: str) -> int:
-    """Read a Kubernetes quantity such as ``10M`` as bits per second."""
-    match = _QUANTITY.fullmatch(text)
-    try:
-        number = Decimal(match[1]) if match else Decimal("NaN")
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if match is not None and match[2]:
-        number *= Decimal(10) ** int(match[2])
-    elif match is not None and match[3]:
-        number *= Decimal("0.001") if match[3] == "m" else (_DECIMAL | _BINARY)[match[3]]
-    if not number.is_finite() or not _RATE_MIN <= number <= _RATE_MAX:
-        raise InvalidRequest(
-            f"{direction} bandwidth {text[:64]!r}: wanted a quantity from 1k to 1P, in bits per second"
-        )
-    return int(number)
+def _wishes(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """Return the addresses that a pod wants to have."""
+    wanted: dict[str, Any] = {}
+    if (ips := annotations.get(IPS_ANNOTATION)) is not None:
+        try:
+            wanted["ips"] = [str(ipaddress.ip_interface(one.strip())) for one in ips.split(",")[: ADDRESSES_MAX + 1]]
+        except ValueError:
+            wanted["ips"] = []
+        if not 0 < len(wanted["ips"]) <= ADDRESSES_MAX:
+            raise InvalidRequest(f"annotation {IPS_ANNOTATION} is {ips[:100]!r}: wanted '10.1.2.3/16,fd00::3/64'")
+    if (mac := annotations.get(MAC_ANNOTATION)) is not None:
+        if _MAC.fullmatch(mac) is None or int(mac[:2], 16) & 1:
+            raise InvalidRequest(f"annotation {MAC_ANNOTATION} is {mac[:100]!r}: wanted a unicast address '02:…'")
+        wanted["mac"] = mac
+    return wanted
+
+
+def collecting_config(network: NetworkList, plugin: Plugin, attached: Collection[str], interface: str) -> bytes:
+    """Return what *plugin* reads when it is asked to free what belongs to none of the pods *attached*.
+
+    Under the names of the specification and of the library's first versions, as libcni does.
+    """
+    valid = [{"containerID": pod_id, "ifname": interface} for pod_id in sorted(attached)]
+    config = {**plugin.config, "cniVersion": network.version, "name": network.name}
+    config |= {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
+    config.pop("prevResult", None)
+    return msgspec.json.encode(config)
 
 
 def arguments(*, namespace: str, name: str, pod_id: str, uid: str) -> str:
@@ -284,6 +360,12 @@ def parse_answer(network: NetworkList, plugin: str, raw: bytes) -> Answer:
 def parse_result(raw: bytes | None) -> dict[str, Any] | None:
     """Read a result that was checked before it was stored; None when there is none, or it is damaged."""
     return None if raw is None else _object(raw)
+
+
+def with_prefixes(addresses: Sequence[str], document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return *addresses* with the prefix lengths that a checked result gives them."""
+    cidrs = [ipaddress.ip_interface(ip["address"]) for ip in document.get("ips") or []]
+    return tuple(str(next((one for one in cidrs if str(one.ip) == address), address)) for address in addresses)
 
 
 def _is_pods(index: object, interfaces: Sequence[object]) -> bool:

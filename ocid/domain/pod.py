@@ -6,6 +6,7 @@ The life of a pod, as ``plan`` walks it::
     stop wanted ─ StopContainers ─ Detach ─ Release ─ stopped
     remove wanted ─ (all of stop) ─ Erase ─ removed
 
+A pod that is lost to a reboot owes its network a Detach, so that its addresses do not wait for the kubelet.
 A set-up that fails wants its own removal. Work that takes down is tried again, ever more rarely, until it succeeds.
 """
 
@@ -31,6 +32,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
     failed: events.Failed | None = None
     lost: str | None = None
+    network_gone: bool = False  # lost with the machine's last boot
     stop_wanted: bool = False
     containers_stopped: bool = False
     detached: bool = False
@@ -109,6 +111,7 @@ class NoteLost(msgspec.Struct, frozen=True, kw_only=True):
     """The pod's namespaces or its pause process are gone without our doing."""
 
     reason: str
+    network_gone: bool = False  # the machine was booted since
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,8 +225,9 @@ def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
             return () if state.stop_wanted and state.gave_up is None else (events.StopRequested(),)
         case Remove():
             return _wanting_removal(state)
-        case NoteLost(reason=reason):
-            return () if state.stop_wanted or state.lost is not None else (events.Lost(reason=reason),)
+        case NoteLost(reason=reason, network_gone=gone):
+            known = state.stop_wanted or state.lost is not None
+            return () if known else (events.Lost(reason=reason, network_gone=gone),)
         case NoteResources(overhead=overhead, resources=resources, brief=brief):
             told = events.ResourcesUpdated(overhead=overhead, resources=resources, brief=brief)
             return () if evolve(state, told) == state else (told,)
@@ -236,7 +240,8 @@ def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
         case NoteContainersStopped():
             return (events.ContainersStopped(),) if state.stop_wanted and not state.containers_stopped else ()
         case NoteDetached():
-            return (events.NetworkDetached(),) if state.stop_wanted and not state.detached else ()
+            wanted = state.stop_wanted or state.network_gone
+            return (events.NetworkDetached(),) if wanted and not state.detached else ()
         case NoteReleased():
             return (events.Stopped(),) if state.stop_wanted and not state.stopped else ()
         case NoteErased():
@@ -308,8 +313,8 @@ def evolve(state: Pod, event: PodEvent) -> Pod:
             return change(state, ready=True)
         case events.Failed():
             return change(state, failed=event, containers_stopped=True, failures=0)
-        case events.Lost(reason=reason):
-            return change(state, lost=reason)
+        case events.Lost(reason=reason, network_gone=gone):
+            return change(state, lost=reason, network_gone=gone, failures=0)
         case events.StopRequested():
             return change(state, stop_wanted=True, failures=0, gave_up=None)
         case events.ContainersStopped():
@@ -340,7 +345,8 @@ def plan(state: Pod) -> Effect | None:
     if state.stop_wanted:
         return _plan_down(state, declared)
     if state.lost is not None:
-        return None
+        owed = state.network_gone and declared.network != "host" and not state.detached
+        return Detach(failures=state.failures) if owed else None
     if not state.prepared:
         return Prepare()
     if declared.network != "host" and state.attached is None:
@@ -374,7 +380,7 @@ def observe(state: Pod, found: Found) -> tuple[Command, ...]:
     if state.declared is None or state.stop_wanted or state.lost is not None or not state.ready:
         return ()
     if found.rebooted:
-        return (NoteLost(reason="the node was rebooted"),)
+        return (NoteLost(reason="the node was rebooted", network_gone=True),)
     if not found.namespaces_present:
         return (NoteLost(reason="the pod's namespaces are gone"),)
     return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ocid.events.base import Event, enter
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 
 NODE = StreamId("node/self")
 
@@ -95,6 +95,14 @@ class OrphanFound(Event, frozen=True, kw_only=True):
     action: str  # "removed" or "left"
 
 
+class NetworkFaulty(Event, frozen=True, kw_only=True):
+    """A pod that outlived the daemon lacks something that its network plugins gave it. Nothing was done about it."""
+
+    TYPE: ClassVar[str] = "node.network_faulty"
+    pod_id: PodId
+    message: str  # of the plugin
+
+
 class LogQuarantined(Event, frozen=True, kw_only=True):
     """The log before this one was damaged. It was set aside, and this log begins anew from what was running."""
 
@@ -113,6 +121,7 @@ class RuntimeConfigured(Event, frozen=True, kw_only=True):
 
 
 enter(
-    Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, OrphanFound, LogQuarantined,
+    Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, OrphanFound, NetworkFaulty,
+    LogQuarantined,
     RuntimeConfigured,
 )  # fmt: skip

@@ -74,6 +74,7 @@ class Lost(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "pod.lost"
     reason: str
+    network_gone: bool = False  # with the machine's last boot: what the network holds for the pod is freed at once
 
 
 class StopRequested(Event, frozen=True, kw_only=True):

@@ -77,6 +77,8 @@ class NetworkOrder(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     port_mappings: tuple[PortMapping, ...]
     annotations: Mapping[str, str]
+    handler: str = ""  # the runtime handler's name; some have a CNI configuration of their own
+    dns: DnsConfig | None = None
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +92,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 class Network(Protocol):
     """The pod network: CNI when a conflist is configured, else the built-in bridge."""
 
-    def kind(self) -> str:
-        """Return "cni" or "bridge": what a pod declared now will use."""
+    def kind(self, handler: str) -> str:
+        """Return "cni" or "bridge": what a pod of this runtime handler, declared now, will use."""
 
     def subnets(self) -> tuple[str, ...]:
         """Return the built-in network's subnets as CIDRs, at most one IPv4 and one IPv6."""
@@ -105,5 +107,15 @@ class Network(Protocol):
     async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
         """Take them away again; *result* is the one attach gave, if any. Works without the network namespace too."""
 
-    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
-        """Make the host's rules those of the *live* pods, whatever a crash left."""
+    async def check(self, order: NetworkOrder) -> None:
+        """Look whether an attached pod still has what attach gave it; EffectFailed says what it lacks."""
+
+    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[PodId]) -> tuple[str, ...]:
+        """Make the host's rules those of the *live* pods, whatever a crash left. Before any pod is attached.
+
+        What a network remembers of pods that are neither live nor among the *others*, which are half attached or half
+        detached, is freed; their ids are returned.
+        """
+
+    async def watch(self) -> None:
+        """Keep ``not_ready`` current, for ever."""

@@ -366,6 +366,11 @@ def _(event: node.OrphanFound) -> str:
 _WORDS[node.RuntimeConfigured] = lambda event: f"the kubelet told the node's pod CIDR: {event.pod_cidr}"
 
 
+@_says(node.NetworkFaulty)
+def _(event: node.NetworkFaulty) -> str:
+    return f"the network of pod {event.pod_id[:13]} is not as it was made: {event.message}"
+
+
 @_says(node.LogQuarantined)
 def _(event: node.LogQuarantined) -> str:
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocid.domain import cni
-from ocid.domain.configs import PortMapping, Protocol
+from ocid.domain.configs import DnsConfig, PortMapping, Protocol
 from ocid.errors import EffectFailed, InvalidRequest, OcidError, Unavailable
 
 BRIDGE = {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "subnet": "10.1.0.0/16"}}
@@ -21,6 +22,10 @@ LIST = {"cniVersion": "1.0.0", "name": "pods", "plugins": [BRIDGE, PORTMAP]}
 
 def conflist(**changes) -> bytes:
     return json.dumps({key: value for key, value in {**LIST, **changes}.items() if value is not ...}).encode()
+
+
+def told(**changes: Any) -> dict[str, Any]:
+    return cni.capability_arguments(**{"ports": (), "annotations": {}, "aliases": (), "dns": None, **changes})
 
 
 def network(version: str = "1.0.0") -> cni.NetworkList:
@@ -168,20 +173,20 @@ def test_capability_arguments():
     ]
     annotations = {"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "1Mi"}
 
-    told = cni.capability_arguments(ports=ports, annotations=annotations, aliases=["web"])
+    found = told(ports=ports, annotations=annotations, aliases=["web"])
 
-    assert told["portMappings"] == [
+    assert found["portMappings"] == [
         {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"},
     ]
-    assert told["bandwidth"] == {
+    assert found["bandwidth"] == {
         "ingressRate": 10_000_000,
         "ingressBurst": cni.BURST_BITS,
         "egressRate": 1 << 20,
         "egressBurst": cni.BURST_BITS,
     }
-    assert told["aliases"] == ["web"]
-    assert told["io.kubernetes.cri.pod-annotations"] == annotations
-    assert cni.capability_arguments(ports=ports[1:], annotations={}, aliases=[]) == {"aliases": []}
+    assert found["aliases"] == ["web"]
+    assert found["io.kubernetes.cri.pod-annotations"] == annotations
+    assert told(ports=ports[1:], annotations={}, aliases=[]) == {"aliases": []}
 
 
 @pytest.mark.parametrize(
@@ -189,13 +194,13 @@ def test_capability_arguments():
 )
 def test_a_bandwidth(text, bits):
     annotations = {"kubernetes.io/egress-bandwidth": text}
-    assert cni.capability_arguments(ports=(), annotations=annotations, aliases=())["bandwidth"]["egressRate"] == bits
+    assert told(ports=(), annotations=annotations, aliases=())["bandwidth"]["egressRate"] == bits
 
 
 @pytest.mark.parametrize("text", ["", "x", "999", "2P", "1.2.3", "-5M", "10 M", "1e99", "...", "9" * 400, "nan", "1kk"])
 def test_a_bad_bandwidth_is_refused(text):
     with pytest.raises(InvalidRequest, match="ingress bandwidth"):
-        cni.capability_arguments(ports=(), annotations={"kubernetes.io/ingress-bandwidth": text}, aliases=())
+        told(ports=(), annotations={"kubernetes.io/ingress-bandwidth": text}, aliases=())
 
 
 def test_arguments():
@@ -314,3 +319,78 @@ def test_a_failure_without_an_error_document_shows_the_output(out, err, says):
 def test_any_failure_is_an_error_of_ours(out, code, msg):
     for document in (out, json.dumps({"code": code, "msg": msg, "details": msg}).encode()):
         assert isinstance(cni.failure(network(), "x", "ADD", 1, document, out), OcidError)
+
+
+# --- what 1.1.0 brought -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "checks", "collects", "status"),
+    [
+        ({"cniVersion": "0.3.1"}, False, False, False),
+        ({"cniVersion": "0.4.0"}, True, False, False),
+        ({"cniVersion": "1.1.0"}, True, True, True),
+        ({"cniVersion": "1.1.0", "disableCheck": True, "disableGC": "true"}, False, False, True),
+    ],
+)
+def test_what_plugins_may_be_asked(changes, checks, collects, status):
+    read = cni.parse("a.conflist", conflist(**changes))
+    assert (read.checks, read.collects, read.tells_status) == (checks, collects, status)
+
+
+def test_who_maps_ports():
+    assert network().maps_ports
+    silent = {**PORTMAP, "capabilities": {"portMappings": False}}
+    assert not cni.parse("a.conflist", conflist(plugins=[BRIDGE, silent])).maps_ports
+    assert not cni.parse("a.conflist", conflist(plugins=[BRIDGE])).maps_ports
+
+
+def test_more_plugins_go_behind_those_of_the_list():
+    read = cni.parse("a.conflist", conflist())
+    assert not read.only_inlined
+    files = {"pods/2.conf": b'{"type": "two"}', "pods/1.conf": b'{"type": "one"}', "pods/3.conf": b"[]"}
+
+    more, faults = cni.with_more(read, files)
+
+    assert [plugin.type for plugin in more.plugins] == ["bridge", "portmap", "one", "two"]
+    assert faults == ("CNI configuration 'pods/3.conf': a plugin must be a JSON object",)
+    many = {f"pods/{number}.conf": b'{"type": "x"}' for number in range(cni.PLUGINS_MAX)}
+    assert cni.with_more(read, many)[0] == read
+    assert cni.parse("a.conflist", conflist(loadOnlyInlinedPlugins=True)).only_inlined
+    assert cni.parse("a.conf", json.dumps({**BRIDGE, "cniVersion": "1.1.0", "name": "n"}).encode()).only_inlined
+
+
+def test_a_pods_wishes_and_its_resolver():
+    annotations = {cni.IPS_ANNOTATION: "10.1.2.3/16, fd00::3/64", cni.MAC_ANNOTATION: "02:00:00:00:00:01"}
+    dns = DnsConfig(servers=("10.96.0.10",), searches=("svc.local",), options=("ndots:5",))
+
+    found = told(annotations=annotations, dns=dns)
+
+    assert found["ips"] == ["10.1.2.3/16", "fd00::3/64"]
+    assert found["mac"] == "02:00:00:00:00:01"
+    assert found["dns"] == {"servers": ["10.96.0.10"], "searches": ["svc.local"], "options": ["ndots:5"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (cni.IPS_ANNOTATION, ""),
+        (cni.IPS_ANNOTATION, "nonsense"),
+        (cni.IPS_ANNOTATION, ",".join(["10.0.0.1"] * 40)),
+        (cni.MAC_ANNOTATION, "02:00"),
+        (cni.MAC_ANNOTATION, "01:00:00:00:00:01"),
+    ],
+)
+def test_wishes_that_cannot_be_are_refused(name, text):
+    with pytest.raises(InvalidRequest, match=name):
+        told(annotations={name: text})
+
+
+def test_prefix_lengths_come_from_the_result():
+    document = {"ips": [{"address": "10.9.0.7/16"}, {"address": "fd00::7/64"}]}
+    assert cni.with_prefixes(("10.9.0.7", "fd00::7", "10.9.0.8"), document) == (
+        "10.9.0.7/16",
+        "fd00::7/64",
+        "10.9.0.8",
+    )
+    assert cni.with_prefixes((), {}) == ()

@@ -28,6 +28,7 @@ Z = events.PauseStarted(pid=7, start_ticks=8)
 F = events.Failed(step="Attach", error="EffectFailed", message="no")
 C, N, T = events.ContainersStopped(), events.NetworkDetached(), events.Stopped()
 U = events.GaveUp(reason="crashed")
+REBOOT = events.Lost(reason="the node was rebooted", network_gone=True)
 
 LETTERS = {
     "D": "Declared",
@@ -60,6 +61,8 @@ EXPECTED = Grid(
     ready-paused   .   .        .        .      E      L    S    .       .        .        SX     .      U      M
     ready-host     .   .        AR       ZR     E      L    S    .       .        .        SX     .      U      M
     lost           .   .        .        ZR     E      .    S    .       .        .        SX     .      U      M
+    rebooted       .   .        .        ZR     E      .    S    .       N        .        SX     .      U      M
+    rebooted-free  .   .        .        ZR     E      .    S    .       .        .        SX     .      U      M
     given-up       .   .        .        ZR     E      L    S    .       .        .        SX     .      .      M
     given-up-young .   .        AR       ZR     FSX    L    S    .       .        .        SX     .      .      M
     stopping       .   .        .        .      E      .    .    C       N        T        X      .      U      M
@@ -90,7 +93,9 @@ PHASES = {
     "ready": after(BRIDGE, P, A, R),
     "ready-paused": after(SHARED, P, A, Z, R),
     "ready-host": after(HOST, P, R),
-    "lost": after(BRIDGE, P, A, R, events.Lost(reason="reboot")),
+    "lost": after(BRIDGE, P, A, R, events.Lost(reason="pause")),
+    "rebooted": after(BRIDGE, P, A, R, REBOOT),
+    "rebooted-free": after(BRIDGE, P, A, R, REBOOT, N),
     "given-up": after(BRIDGE, P, A, R, U),
     "given-up-young": after(BRIDGE, P, U),
     "stopping": after(BRIDGE, P, A, R, S),
@@ -131,6 +136,8 @@ OWED = {
     "ready-paused": domain.WatchPause(pid=7, start_ticks=8, failures=0),
     "ready-host": None,
     "lost": None,
+    "rebooted": domain.Detach(failures=0),
+    "rebooted-free": None,
     "given-up": None,
     "given-up-young": None,
     "stopping": domain.StopContainers(failures=0),
@@ -178,6 +185,7 @@ def test_evolve_refuses_no_fact_in_any_phase(phase: str) -> None:
         ("declared", "starting"),
         ("ready", "ready"),
         ("lost", "lost"),
+        ("rebooted", "lost"),
         ("given-up", "given up"),
         ("stopping", "stopping"),
         ("stopped", "stopped"),
@@ -217,6 +225,16 @@ def test_recovery_observes_only_what_a_ready_pod_lost(phase: str, present: bool,
     assert bool(observe(state, found)) == noticed
     for command in observe(state, found):
         assert not reduce(evolve, decide(state, command), state).is_ready
+
+
+def test_a_reboot_frees_what_the_network_holds_and_nothing_else_does() -> None:
+    (lost,) = observe(PHASES["ready"], domain.Found(rebooted=True, namespaces_present=False))
+    assert decide(PHASES["ready"], lost) == (REBOOT,)
+    assert plan(after(HOST, P, R, REBOOT)) is None
+    failed = reduce(evolve, decide(PHASES["rebooted"], COMMANDS["Failed"]), PHASES["rebooted"])
+    assert plan(failed) == domain.Detach(failures=1)
+    (lost,) = observe(PHASES["ready"], domain.Found(rebooted=False, namespaces_present=False))
+    assert plan(reduce(evolve, decide(PHASES["ready"], lost), PHASES["ready"])) is None
 
 
 # --- any sequence of commands ----------------------------------------------------------------------------------------

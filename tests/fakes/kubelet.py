@@ -178,7 +178,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
         pod_id = PodId(core.host.new_id(64))
         run_dir = core.host.settings.run / "pods" / pod_id
         document = msgspec.json.encode(config)
-        network = "host" if config.host_network else core.host.network.kind()
+        network = "host" if config.host_network else core.host.network.kind("")
         declared = pod_events.Declared(
             pod_id=pod_id,
             name=meta.name,

@@ -9,6 +9,7 @@ import trio
 
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.errors import EffectFailed
+from ocid.ids import PodId
 from ocid.ports import Attachment, NetworkOrder, Process, SandboxOrder
 from tests.fakes.life import Life
 from tests.fakes.world import Program, Task, World
@@ -146,7 +147,7 @@ class FakeNetwork:
         self._world = life.world
         self._cni = cni
 
-    def kind(self) -> str:
+    def kind(self, handler: str) -> str:
         return "cni" if self._cni else "bridge"
 
     def subnets(self) -> tuple[str, ...]:
@@ -194,8 +195,19 @@ class FakeNetwork:
                 if world.addresses.get(address) == order.pod_id:
                     del world.addresses[address]
 
-    async def reconcile(self, live: Collection[NetworkOrder]) -> None:
+    async def check(self, order: NetworkOrder) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def watch(self) -> None:
+        await trio.sleep_forever()
+
+    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[PodId]) -> tuple[str, ...]:
         await trio.lowlevel.checkpoint()
         for order in live:
             if order.network == "bridge" and self._world.links.get(order.interface) != order.pod_id:
                 self._life.faults.seen.append(f"reconcile: {order.pod_id} has no link")
+        known = {*others, *(order.pod_id for order in live)}
+        stale = tuple(pod_id for pod_id in self._world.plugins if pod_id not in known)
+        for pod_id in stale:
+            del self._world.plugins[pod_id]
+        return stale

@@ -37,6 +37,7 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from ocid.adapters import mounts
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.shaping import detour_of
 from ocid.cri.stubs import api_grpc
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain import catalog, container, layer, pod, pull, session
@@ -634,13 +635,15 @@ class Daemon:
     def _links(self) -> list[str]:
         """Return the host ends of the pairs of all pods that the log knows, and what else is on the bridge."""
         interfaces = {one.event.interface for one in self.events() if isinstance(one.event, pod_events.Declared)}
+        interfaces |= {detour_of(one) for one in interfaces if one}
         found = [name for name in os.listdir("/sys/class/net") if name in interfaces]
         ports = Path("/sys/class/net", self.bridge, "brif")
         return sorted({*found, *(os.listdir(ports) if ports.is_dir() else ())})
 
     def _host_ports(self) -> list[str]:
         listed = _sh("nft", "list", "table", "inet", f"ocid_{self.bridge}")
-        return [line.strip() for line in listed.splitlines() if "elements" in line]
+        lines = [line.strip() for line in listed.splitlines()]
+        return [line for line in lines if "elements" in line and not line.startswith('elements = { "')]  # interfaces
 
     def _containers_of_runc(self) -> list[str]:
         root = self.run / "runtime" / "runc"

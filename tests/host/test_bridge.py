@@ -19,6 +19,7 @@ from ocid.adapters import netlink
 from ocid.adapters.bridge import Bridge
 from ocid.adapters.links import index_of, loopback_up
 from ocid.adapters.netlink import Netlink
+from ocid.adapters.network import Networks
 from ocid.domain.configs import PortMapping, Protocol
 from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound
 from tests.host.netfixtures import NODE_ADDRESSES, OUTSIDE_ADDRESSES, UPLINK_MTU, Node, in_node, note, sh, traces
@@ -228,6 +229,30 @@ async def test_an_interface_that_is_no_bridge_is_left_alone(node: Node):
 
 
 @in_node
+async def test_a_subnet_that_is_elsewhere_too_is_refused(node: Node):
+    bridge = Bridge("ocidt0", SUBNETS)
+    sh("ip link add other0 type bridge")
+    sh("ip addr add 10.222.0.9/24 dev other0")
+    sh("ip link set other0 up")
+    with pytest.raises(EffectFailed, match=r"subnet 10\.222\.0\.0/16 is on interface 'other0', too"):
+        await bridge.prepare()
+    assert "is on interface 'other0'" in (bridge.not_ready() or "")
+    network = networks(node)
+    with pytest.raises(EffectFailed):
+        await network.reconcile([], [])
+    sh("ip link del other0")
+    await bridge.prepare()
+    assert bridge.not_ready() is None
+    assert network.not_ready() is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.watch)
+        with trio.fail_after(3):
+            while network.not_ready() is not None:  # noqa: ASYNC110 (nothing tells of it)
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+
+
+@in_node
 async def test_a_router_advertising_uplink_keeps_its_default_route(node: Node):
     sh("sysctl -q -w net.ipv6.conf.uplink0.accept_ra=1")
     await Bridge("ocidt0", SUBNETS).prepare()
@@ -297,6 +322,12 @@ async def test_an_address_that_moves_to_another_pod_is_reached_at_once(node: Nod
 
 
 # --- host ports ------------------------------------------------------------------------------------------------------
+
+
+def networks(node: Node) -> Networks:
+    """Return the network as a daemon that has just started has it."""
+    nowhere = node.directory / "nowhere"
+    return Networks(cni_conf_dir=nowhere, cni_bin_dirs=(), cni_state_dir=nowhere, bridge="ocidt0", subnets=SUBNETS)
 
 
 def tcp(host_port: int, host_ip: str = "") -> PortMapping:
@@ -408,7 +439,7 @@ async def test_host_ports_survive_the_daemon_and_a_flushed_ruleset(node: Node):
         assert node.reaches(node.outside, NODE_ADDRESSES[0], server, 8080)
         assert node.reaches(node.outside, NODE_ADDRESSES[1], server, 9090)
         assert dead.pod_id in sh("nft list ruleset")
-        await second.reconcile([one])
+        await networks(node).reconcile([one], [])
         assert dead.pod_id not in sh("nft list ruleset")
         assert node.reaches(node.outside, NODE_ADDRESSES[0], server, 8080)
 

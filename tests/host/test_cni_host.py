@@ -8,17 +8,14 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
-from ocid.adapters.network import Networks
 from ocid.domain.configs import PortMapping
 from ocid.errors import EffectFailed, InvalidRequest, NotFound, Unavailable
+from tests.host.cnifixtures import PLUGINS, Fixture
 from tests.host.netfixtures import NODE_ADDRESSES, OUTSIDE_ADDRESSES, Node, in_node, note, sh, traces
-
-PLUGINS = next((place for place in map(Path, ("/usr/lib/cni", "/opt/cni/bin")) if (place / "bridge").exists()), Path())
 
 pytestmark = [
     pytest.mark.host,
@@ -32,80 +29,6 @@ def nothing_leaks() -> Iterator[None]:
     """In place of the one for tests on the machine itself: these have nodes of their own."""
     yield
     assert traces() == set()
-
-
-FAKE = """#!/bin/sh
-# Notes its call, then does what the file {name}.<command> says, or what a plugin without a task does.
-config=$(cat)
-printf '%s %s netns=[%s] %s\\n' "$CNI_COMMAND" {name} "$CNI_NETNS" "$CNI_ARGS" >> {directory}/calls
-printf '%s\\n' "$config" > {directory}/{name}.$CNI_COMMAND.stdin
-if [ -e {directory}/{name}.$CNI_COMMAND ]; then . {directory}/{name}.$CNI_COMMAND; fi
-if [ $CNI_COMMAND = ADD ]; then
-  echo '{{"cniVersion":"1.0.0","ips":[{{"address":"10.9.0.7/16"}}],"dns":{{}},"by":"{name}"}}'
-fi
-"""
-
-
-class Fixture:
-    """Configuration, plugin and state directories of a node, and the network over them."""
-
-    def __init__(self, node: Node, **changes: Any) -> None:
-        self.node = node
-        self.conf, self.bin = node.directory / "net.d", node.directory / "bin"
-        self.state, self.ipam = node.directory / "state", node.directory / "ipam"
-        self.conf.mkdir(exist_ok=True)
-        self.bin.mkdir(exist_ok=True)
-        self.changes = changes
-        self.network = self.daemon()
-
-    def daemon(self) -> Networks:
-        """Return the network as a daemon that has just started has it."""
-        settings: dict[str, Any] = {
-            "cni_conf_dir": self.conf,
-            "cni_bin_dirs": (self.bin, PLUGINS),
-            "cni_state_dir": self.state,
-            "bridge": "ocidt0",
-            "subnets": ("10.222.0.0/16",),
-            "plugin_timeout_s": 5.0,
-        }
-        return Networks(**{**settings, **self.changes})
-
-    def configure(self, *plugins: dict[str, Any], name: str = "10-test.conflist", version: str = "1.0.0") -> Networks:
-        document = {"cniVersion": version, "name": "testnet", "plugins": plugins}
-        (self.conf / name).write_text(json.dumps(document))
-        return self.daemon()
-
-    def real(self, *more: dict[str, Any], version: str = "1.0.0") -> Networks:
-        ranges = [[{"subnet": "10.77.0.0/16"}], [{"subnet": "fd00:77::/64"}]]
-        routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
-        ipam = {"type": "host-local", "dataDir": str(self.ipam), "ranges": ranges, "routes": routes}
-        bridge = {"type": "bridge", "bridge": "ocidc0", "isGateway": True, "ipMasq": True, "hairpinMode": True}
-        return self.configure({**bridge, "ipam": ipam}, *more, {"type": "loopback"}, version=version)
-
-    def fakes(self, *names: str) -> Networks:
-        for name in names:
-            path = self.bin / name
-            path.write_text(FAKE.format(name=name, directory=self.bin))
-            path.chmod(0o755)
-        return self.configure(*({"type": name} for name in names))
-
-    def task(self, name: str, command: str, script: str) -> None:
-        (self.bin / f"{name}.{command}").write_text(script)
-
-    def calls(self) -> list[str]:
-        """Return "<command> <plugin>" of each call since the last time."""
-        path = self.bin / "calls"
-        text = path.read_text() if path.exists() else ""
-        path.write_text("")
-        return [" ".join(line.split()[:2]) for line in text.splitlines()]
-
-    def leases(self) -> set[str]:
-        """Return the addresses that host-local holds."""
-        found = self.ipam.rglob("*")
-        return {path.name for path in found if path.is_file() and path.name.startswith(("10.", "fd"))}
-
-    def remembered(self) -> set[str]:
-        return {path.name for path in self.state.iterdir()} if self.state.exists() else set()
 
 
 def state_of(pid: str) -> str:
@@ -124,7 +47,7 @@ def state_of(pid: str) -> str:
 async def test_two_pods_reach_each_other_and_the_outside(node: Node, version: str):
     fixture = Fixture(node)
     network = fixture.real(version=version)
-    assert (network.kind(), network.not_ready()) == ("cni", None)
+    assert (network.kind(""), network.not_ready()) == ("cni", None)
     one, two = node.order("one", network="cni"), node.order("two", network="cni")
 
     first, second = await network.attach(one), await network.attach(two)
@@ -441,7 +364,7 @@ async def test_a_namespace_that_is_gone(node: Node):
 async def test_without_a_configuration_the_built_in_bridge_serves(node: Node):
     network = Fixture(node).network
     order = node.order("one", ("10.222.0.2/16",))
-    assert (network.kind(), network.not_ready(), network.subnets()) == ("bridge", None, ("10.222.0.0/16",))
+    assert (network.kind(""), network.not_ready(), network.subnets()) == ("bridge", None, ("10.222.0.0/16",))
 
     assert (await network.attach(order)).via == "bridge"
     await network.detach(order, None)
@@ -455,7 +378,7 @@ async def test_a_broken_configuration_is_named_and_no_pod_goes_elsewhere(node: N
     fixture = Fixture(node)
     (fixture.conf / "10-broken.conflist").write_text("{")
     network = fixture.daemon()
-    assert network.kind() == "cni"
+    assert network.kind("") == "cni"
     assert "CNI configuration '10-broken.conflist': not JSON" in (network.not_ready() or "")
     with pytest.raises(Unavailable, match=r"10-broken\.conflist"):
         await network.attach(node.order("one", network="cni"))
@@ -472,10 +395,10 @@ async def test_missing_plugins_are_named(node: Node):
 @in_node
 async def test_a_configuration_that_appears_is_noticed_within_a_second(node: Node):
     fixture = Fixture(node)
-    assert fixture.network.kind() == "bridge"
+    assert fixture.network.kind("") == "bridge"
     fixture.fakes("first")
     await trio.sleep(1.05)
-    assert fixture.network.kind() == "cni"
+    assert fixture.network.kind("") == "cni"
     (fixture.conf / "10-test.conflist").write_text("{}")
     await trio.sleep(1.05)
     assert "10-test.conflist" in (fixture.network.not_ready() or "")
@@ -484,7 +407,7 @@ async def test_a_configuration_that_appears_is_noticed_within_a_second(node: Nod
 @in_node
 async def test_neither_configuration_nor_subnet(node: Node):
     network = Fixture(node, subnets=()).network
-    assert (network.kind(), network.subnets()) == ("cni", ())
+    assert (network.kind(""), network.subnets()) == ("cni", ())
     assert "no CNI configuration in" in (network.not_ready() or "")
 
 
