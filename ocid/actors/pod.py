@@ -48,6 +48,7 @@ class PodEffects:
                 return Note(domain.NotePrepared())
             case domain.Attach():
                 attachment = await host.network.attach(network_order(host, declared))
+                await host.sandboxes.tune(sandbox_order(host, declared))
                 result = attachment.result
                 note = domain.NoteAttached(
                     addresses=attachment.addresses,

@@ -79,6 +79,15 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)))
 
 
+def enter(namespace: str, flags: int) -> None:
+    """setns(2): move the calling thread into a pinned namespace of the kind that *flags* names."""
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(flags)), namespace)
+    finally:
+        os.close(descriptor)
+
+
 def set_hostname(name: str) -> None:
     """sethostname(2) in the calling thread's UTS namespace."""
     raw = os.fsencode(name)

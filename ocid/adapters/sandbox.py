@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,10 +19,12 @@ from typing import Final
 import trio
 
 from ocid.adapters import linux, mounts
+from ocid.adapters import sysctls as parameters
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.pause import PauseProcesses
+from ocid.domain import sysctls
 from ocid.domain.resolv import resolv_conf
-from ocid.errors import EffectFailed, InvalidRequest
+from ocid.errors import EffectFailed
 from ocid.ports import Process, SandboxOrder
 
 _RESOLV_BYTES_MAX: Final = 64 << 10
@@ -31,9 +32,6 @@ _SHM_MODE: Final = 0o1777
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
-_SYSCTL_NAME: Final = re.compile(r"[A-Za-z0-9_*-]+(?:[./][A-Za-z0-9_*-]+)+")
-_OF_NET: Final = ("net.",)
-_OF_IPC: Final = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 
 
 class PodSandboxes:
@@ -59,13 +57,13 @@ class PodSandboxes:
         mounts.make_private(str(pods_dir))
 
     async def prepare(self, order: SandboxOrder) -> None:
-        """Pin net, ipc and uts namespaces, mount /dev/shm, write resolv.conf and hostname, apply sysctls.
+        """Pin net, ipc and uts namespaces, mount /dev/shm, write files, apply sysctls but the network's.
 
         Raises:
             InvalidRequest: a sysctl belongs to no namespace of the pod's own.
             EffectFailed: the kernel refused.
         """
-        check_sysctls(order)
+        sysctls.check(order.sysctls, _own(order))
         await _in_own_thread(lambda: self._prepare(order), "ocid-pod")
 
     def _prepare(self, order: SandboxOrder) -> None:
@@ -93,6 +91,18 @@ class PodSandboxes:
                 return file.read(_RESOLV_BYTES_MAX)
         except FileNotFoundError:
             return ""
+
+    async def tune(self, order: SandboxOrder) -> None:
+        """Write the network's sysctls, which those of interfaces are among: the network is there now.
+
+        Raises:
+            EffectFailed: the kernel refused; the message names the sysctl.
+        """
+        wanted = sysctls.of_network(order.sysctls)
+        if wanted:
+            await _in_own_thread(
+                lambda: parameters.write_inside(wanted, order.netns, linux.CLONE_NEWNET), "ocid-sysctl"
+            )
 
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it.
@@ -138,20 +148,9 @@ class PodSandboxes:
         return all(mounts.is_mount(pin) for pin in pins.values()) if pins else os.path.isdir(order.run_dir)
 
 
-def check_sysctls(order: SandboxOrder) -> None:
-    """Check that each sysctl belongs to a namespace that the pod has for itself.
-
-    Raises:
-        InvalidRequest: one is the whole host's, or no name at all.
-    Source: CRI LinuxPodSandboxConfig.sysctls; kernel net and ipc namespaces.
-    """
-    for name in order.sysctls:
-        if _SYSCTL_NAME.fullmatch(name) is None:
-            raise InvalidRequest(f"sysctl {name[:200]!r} is no name: wanted words joined by '.'")
-        dotted = name.replace("/", ".")
-        allowed = (*(_OF_NET if order.netns else ()), *(() if order.host_ipc else _OF_IPC))
-        if not dotted.startswith(allowed):
-            raise InvalidRequest(f"sysctl {name!r} is not of a namespace of the pod's own: wanted one of {allowed}")
+def _own(order: SandboxOrder) -> frozenset[str]:
+    """Return the kinds of namespace that the pod has for itself."""
+    return frozenset(_pins(order))
 
 
 def _pins(order: SandboxOrder) -> dict[str, str]:
@@ -177,7 +176,7 @@ def _make_namespaces(order: SandboxOrder) -> None:
         linux.set_hostname(order.hostname)
     if order.netns:
         _raise_loopback()
-    _write_sysctls(order.sysctls)
+    parameters.write(sysctls.of_others(order.sysctls))
     for kind, pin in pins.items():
         os.makedirs(os.path.dirname(pin), mode=0o711, exist_ok=True)
         os.close(os.open(pin, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
@@ -189,17 +188,6 @@ def _raise_loopback() -> None:
         request = struct.pack("16sH14x", b"lo", 0)
         flags: int = struct.unpack_from("H", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request), 16)[0]
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
-
-
-def _write_sysctls(sysctls: Mapping[str, str]) -> None:
-    for name, value in sysctls.items():
-        # With "/" as separator a "." is part of a name, as in net/ipv4/conf/eth0.100/forwarding: sysctl(8).
-        path = name if "/" in name else name.replace(".", "/")
-        try:
-            with open(f"/proc/sys/{path}", "w", encoding="utf-8") as file:
-                file.write(value)
-        except OSError as error:
-            raise EffectFailed(f"sysctl {name!r} = {value[:100]!r}: {error.strerror}") from error
 
 
 def _unlink(path: Path) -> None:

@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from ocid.cri import checks
+from ocid.cri import checks, translate
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain import sysctls
 from ocid.domain.spec.capabilities import capability_name
 from ocid.domain.spec.users import GROUPS_MAX, ID_MAX
 from ocid.errors import InvalidRequest
@@ -40,8 +41,6 @@ TIMEOUT_S_MAX: Final = 10 * 365 * 86_400  # beyond this a timeout is a slip, and
 _INT64_MAX: Final = 2**63 - 1
 _CPUSET: Final = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
 _PAGE_SIZE: Final = re.compile(r"[0-9]{1,7}[KMG]?B")
-_NET_SYSCTLS: Final = "net."
-_IPC_SYSCTLS: Final = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 
 
 # --- pods ------------------------------------------------------------------------------------------------------------
@@ -83,16 +82,11 @@ def _pod_config(config: pb.PodSandboxConfig, where: str) -> None:
 def _sysctls(linux: pb.LinuxPodSandboxConfig, where: str) -> None:
     """A sysctl of a namespace that is the host's would change the node."""
     checks.at_most(len(linux.sysctls), where, SYSCTLS_MAX)
-    options = linux.security_context.namespace_options
-    for name in linux.sysctls:
-        dotted = name.replace("/", ".")
-        if ".." in dotted or not dotted.strip("."):
-            raise InvalidRequest(f"{where} has {name[:100]!r}, wanted a name such as 'net.core.somaxconn'")
-        shared = (dotted.startswith(_NET_SYSCTLS) and options.network == pb.NODE) or (
-            dotted.startswith(_IPC_SYSCTLS) and options.ipc == pb.NODE
-        )
-        if shared:
-            raise InvalidRequest(f"{where} has {name[:100]!r}, but the pod shares that namespace with the host")
+    options = translate.namespace_options(linux.security_context.namespace_options)
+    try:
+        sysctls.check(linux.sysctls, sysctls.own_namespaces(options))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}: {error.message}") from None
 
 
 def port_forward(request: pb.PortForwardRequest) -> None:

@@ -48,7 +48,10 @@ class Sandboxes(Protocol):
     """Namespaces, mounts, files and the pause process of pods."""
 
     async def prepare(self, order: SandboxOrder) -> None:
-        """Pin net, ipc and uts namespaces, mount /dev/shm, write resolv.conf and hostname, apply sysctls."""
+        """Pin net, ipc and uts namespaces, mount /dev/shm, write files, apply sysctls but the network's."""
+
+    async def tune(self, order: SandboxOrder) -> None:
+        """Write the network's sysctls. Called when the network is attached, and again after a crash then."""
 
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it."""

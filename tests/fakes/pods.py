@@ -84,6 +84,13 @@ class FakeSandboxes:
                 if pin not in world.pins:
                     world.pin(pin, order.pod_id)
 
+    async def tune(self, order: SandboxOrder) -> None:
+        if not order.sysctls:
+            return
+        async with self._life.effect("sandbox.tune", order.pod_id):
+            if order.netns not in self._world.pins:
+                raise EffectFailed(f"no such network namespace: {order.netns}")
+
     async def start_pause(self, order: SandboxOrder) -> Process:
         async with self._life.effect("sandbox.start_pause", order.pod_id):
             pause = self._pause(order)
