@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import assert_never
 
@@ -12,7 +12,9 @@ import trio
 
 from ocid.actors.actor import Note
 from ocid.actors.host import Host, back_off
+from ocid.actors.image import Images
 from ocid.actors.pod import decode_pod_config
+from ocid.actors.volumes import mount_images
 from ocid.domain import container as domain
 from ocid.domain.configs import ContainerConfig, NamespaceMode, ProfileType
 from ocid.domain.container import Container
@@ -26,7 +28,7 @@ from ocid.domain.spec.signals import signal_number
 from ocid.errors import EffectFailed, OcidError, Unavailable
 from ocid.events.container import Declared
 from ocid.events.pod import Declared as PodDeclared
-from ocid.ids import ContainerId, Digest, PodId, digest_of
+from ocid.ids import ContainerId, PodId, digest_of
 from ocid.ports import ContainerOrder, Exit, ImageFacts, Process, Signalled
 
 KILL_WAIT_S = 10.0  # for a killed process to be gone; one in uninterruptible sleep is killed again later
@@ -34,17 +36,16 @@ PROFILE_BYTES_MAX = 1 << 20  # of a localhost seccomp profile
 
 PodOf = Callable[[PodId], Pod]
 ContainerOf = Callable[[ContainerId], Container]
-FactsOf = Callable[[Digest], ImageFacts]  # by the digest of the manifest
 
 
 class ContainerEffects:
     """Runs the effects of every container."""
 
-    def __init__(self, host: Host, pod_of: PodOf, container_of: ContainerOf, facts_of: FactsOf) -> None:
+    def __init__(self, host: Host, pod_of: PodOf, container_of: ContainerOf, images: Images) -> None:
         self._host = host
         self._pod_of = pod_of
         self._container_of = container_of
-        self._facts_of = facts_of
+        self._images = images
 
     async def perform(self, effect: domain.Effect, state: Container) -> Note:
         """Run one effect and say what came of it. Foreseen failures are notes, too."""
@@ -100,10 +101,11 @@ class ContainerEffects:
         assert pod.declared is not None, "a container's pod is declared before it"
         if not pod.is_ready:
             raise Unavailable(f"pod {declared.pod_id} is {pod.phase}, not ready")
-        facts = self._facts_of(declared.image_manifest)
+        facts = self._images.facts(declared.image_manifest)
         order = self.order(declared)
         rootfs = await host.layers.mount(order, facts.layers)
-        inputs = self._inputs(declared, container, pod, facts, str(rootfs))
+        images = await mount_images(host.layers, self._images.layers, declared, container, order)
+        inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
         spec = build_container_spec(inputs)
         await host.runtime.write_bundle(order, spec)
         user = process_user(spec)
@@ -127,7 +129,13 @@ class ContainerEffects:
         return reveal(config, secrets)
 
     def _inputs(
-        self, declared: Declared, container: ContainerConfig, pod: Pod, facts: ImageFacts, rootfs: str
+        self,
+        declared: Declared,
+        container: ContainerConfig,
+        pod: Pod,
+        facts: ImageFacts,
+        rootfs: str,
+        images: Mapping[int, str],
     ) -> SpecInputs:
         host, order = self._host, self.order(declared)
         pod_declared = pod.declared
@@ -135,9 +143,10 @@ class ContainerEffects:
         context = container.linux.security_context
         create = host.settings.create_missing_mounts
         mounts = tuple(
-            ResolvedMount(mount=mount, source=host.files.resolve_mount(mount.host_path, create=create))
-            for mount in container.mounts
-            if mount.image is None
+            ResolvedMount(
+                mount=mount, source=images.get(number) or host.files.resolve_mount(mount.host_path, create=create)
+            )
+            for number, mount in enumerate(container.mounts)
         )
         devices: list[DeviceNode] = []
         for device in container.devices:

@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 import trio
 
-from ocid.adapters import mounts
+from ocid.adapters import mounts, volumes
 from ocid.adapters.durable import StoreSync, sync_directory
 from ocid.adapters.unpack import Unpacker
 from ocid.domain import manifest
@@ -179,6 +179,13 @@ class LayerStore:
             NotFound: a layer is not in the store.
             EffectFailed: the kernel refused.
         """
+        lowers = self._lowers(layers)
+        target = Path(order.bundle) / "rootfs"
+        await trio.to_thread.run_sync(_mount, lowers or [self._nothing], Path(order.writable), target)
+        return target
+
+    def _lowers(self, layers: Sequence[ChainId]) -> list[Path]:
+        """Return the directories that make up an image, the uppermost first."""
         lowers: list[Path] = []
         for chain_id in reversed(layers):
             record = self._layers.get(chain_id)
@@ -187,13 +194,25 @@ class LayerStore:
             lowers.append(self._layers_dir / _hex(chain_id) / _DIFF)
             if record.covers_all:
                 break
-        target = Path(order.bundle) / "rootfs"
-        await trio.to_thread.run_sync(_mount, lowers or [self._nothing], Path(order.writable), target)
-        return target
+        return lowers
+
+    async def mount_image(
+        self, order: ContainerOrder, number: int, layers: Sequence[ChainId], sub_path: str
+    ) -> Path:
+        """Mount an image read-only at the bundle's images/*number*; return where *sub_path* of it is. Idempotent.
+
+        Raises:
+            NotFound: a layer is not in the store.
+            EffectFailed: the image has no such path, or the kernel refused.
+        """
+        lowers = self._lowers(layers)
+        target = Path(order.bundle) / volumes.DIRECTORY / str(number)
+        await trio.to_thread.run_sync(volumes.mount_readonly, lowers, self._nothing, target)
+        return volumes.within(target, sub_path)
 
     async def unmount(self, order: ContainerOrder) -> None:
-        """Unmount it. Not mounted is success."""
-        await trio.to_thread.run_sync(mounts.unmount, os.path.join(order.bundle, "rootfs"))
+        """Unmount root file system and images. Not mounted is success."""
+        await trio.to_thread.run_sync(_unmount, order.bundle)
 
     async def remove_writable(self, order: ContainerOrder) -> None:
         """Remove the container's writable layer and bundle directory; still mounted, it is unmounted first."""
@@ -294,6 +313,11 @@ def _mount(lowers: list[Path], writable: Path, target: Path) -> None:
         os.chown(upper, root.st_uid, root.st_gid)
         upper.chmod(root.st_mode & 0o7777)
     mounts.overlay(lowers, upper, work, target)
+
+
+def _unmount(bundle: str) -> None:
+    mounts.unmount(os.path.join(bundle, "rootfs"))
+    volumes.unmount(bundle)
 
 
 def _delete(place: Path) -> None:

@@ -29,6 +29,7 @@ ARGUMENT_BYTES_MAX: Final = 128 * 1024 - 1  # MAX_ARG_STRLEN, execve(2)
 ARGUMENTS_BYTES_MAX: Final = 2 * 1024 * 1024  # a quarter of the default 8 MiB stack, execve(2)
 ENVS_MAX: Final = 16_384
 MOUNTS_MAX: Final = 4096
+IMAGE_MOUNTS_MAX: Final = 8  # each is named in the container's declaration, which is one record of the log
 DEVICES_MAX: Final = 4096
 PORTS_MAX: Final = 4096  # an nftables rule each
 PATHS_MAX: Final = 1024  # masked or read-only, a mount each
@@ -122,6 +123,8 @@ def create_container(request: pb.CreateContainerRequest) -> None:
     checks.at_most(len(config.mounts), "config.mounts", MOUNTS_MAX)
     for index, mount in enumerate(config.mounts):
         _mount(mount, f"config.mounts[{index}]")
+    images = [mount for mount in config.mounts if mount.image.image]
+    checks.at_most(len(images), "config.mounts with an image", IMAGE_MOUNTS_MAX)
     checks.at_most(len(config.devices), "config.devices", DEVICES_MAX)
     for index, device in enumerate(config.devices):
         _device(device, f"config.devices[{index}]")

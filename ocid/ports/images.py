@@ -102,8 +102,17 @@ class Layers(Protocol):
     async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
         """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent."""
 
+    async def mount_image(
+        self, order: ContainerOrder, number: int, layers: Sequence[ChainId], sub_path: str
+    ) -> Path:
+        """Mount an image read-only at the bundle's images/*number*; return where *sub_path* of it is. Idempotent.
+
+        Raises:
+            EffectFailed: it has no such path, or the kernel refused.
+        """
+
     async def unmount(self, order: ContainerOrder) -> None:
-        """Unmount it. Not mounted is success."""
+        """Unmount root file system and images. Not mounted is success."""
 
     async def remove_writable(self, order: ContainerOrder) -> None:
         """Remove the container's writable layer and bundle directory."""

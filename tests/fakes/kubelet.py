@@ -30,7 +30,7 @@ from ocid.events import container as container_events
 from ocid.events import exec as exec_events
 from ocid.events import pod as pod_events
 from ocid.events.envelope import Context
-from ocid.ids import ContainerId, ExecId, PodId, digest_of
+from ocid.ids import ContainerId, ExecId, ImageId, PodId, digest_of
 from ocid.ports import Credentials
 from ocid.projections.containers import ContainerKey
 from ocid.projections.pods import PodKey
@@ -251,8 +251,16 @@ def _declare(
         writable=str(settings.root / "containers" / container_id),
         cgroup=f"{declared.cgroup_parent}/{container_id}",
         stop_signal=config.stop_signal,
+        image_mounts=tuple(_image_of(images, mount.image.image) for mount in config.mounts if mount.image is not None),
     )
     return made, document, secrets
+
+
+def _image_of(images: catalog.Catalog, name: str) -> ImageId:
+    image_id = catalog.find(images, name)
+    if image_id is None:
+        raise NotFound("image", name)
+    return image_id
 
 
 async def _start(core: Core, container_id: ContainerId) -> None:

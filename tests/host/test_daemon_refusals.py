@@ -198,8 +198,8 @@ def test_malformed_containers(daemon: Daemon, kubelet: Kubelet) -> None:
         ({"mounts": [changed(mount, host_path="/no/such/path")]}, Status.UNKNOWN, "'/no/such/path' does not exist"),
         (
             {"mounts": [pb.Mount(container_path="/x", image=pb.ImageSpec(image="a:b"), readonly=True)]},
-            Status.UNIMPLEMENTED,
-            "image volumes are not supported",
+            Status.UNKNOWN,
+            "ImageVolumeMountFailed: mount of image 'a:b' at '/x': image 'a:b' not found",
         ),
         ({"CDI_devices": [pb.CDIDevice(name="a.b/c=d")]}, Status.UNIMPLEMENTED, "CDI device 'a.b/c=d'"),
         (

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from ocid.domain.configs import ImageSpec, Mount
 from ocid.errors import EffectFailed, OcidError
 from tests.fakes.invariants import check
 from tests.fakes.kubelet import Kubelet, container_config, pod_config
@@ -263,6 +264,26 @@ async def command_in_a_container(node: Node, kubelet: Kubelet) -> None:
             assert (finished.exit_code, finished.timed_out) == ((4, False) if timeout_s == 0 else (137, True))
     await check(node, kubelet)
     await kubelet.remove_pod(pod)
+
+
+@scenario
+async def image_volume(node: Node, kubelet: Kubelet) -> None:
+    """An image that is only mounted is removed meanwhile: its layers stay until its container is gone."""
+    node.shelf.put(WEB, "base", "pages")
+    volume = await kubelet.eventually(kubelet.pull, WEB)
+    image = await image_of(node, kubelet)
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config())
+    mount = Mount(container_path="/pages", readonly=True, image=ImageSpec(image=volume))
+    one = await kubelet.create(pod, container_config("one", image, "run:1000", mounts=(mount,)))
+    await kubelet.start(one)
+    await kubelet.remove_image(volume)
+    await trio.sleep(5)
+    assert len(node.world.layers) == 2, "the layers of a mounted image stay"
+    await kubelet.stop(one, 0)
+    await kubelet.remove(one)
+    await kubelet.remove_pod(pod)
+    await trio.sleep(5)
+    assert node.died or len(node.world.layers) == 1, "and go with the last container, or the next image's removal"
 
 
 @power_cut
