@@ -103,8 +103,9 @@ class ContainerEffects:
             raise Unavailable(f"pod {declared.pod_id} is {pod.phase}, not ready")
         facts = self._images.facts(declared.image_manifest)
         order = self.order(declared)
-        rootfs = await host.layers.mount(order, facts.layers)
-        images = await mount_images(host.layers, self._images.layers, declared, container, order)
+        userns = pod.declared.userns
+        rootfs = await host.layers.mount(order, facts.layers, userns)
+        images = await mount_images(host.layers, self._images.layers, declared, container, order, userns)
         inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
         spec = build_container_spec(inputs)
         await host.runtime.write_bundle(order, spec)
@@ -188,6 +189,7 @@ class ContainerEffects:
             ipc="" if declared.host_ipc else str(pins / "ipc"),
             uts=str(pins / "uts") if declared.netns else "",
             pid=pid,
+            user=declared.userns,
         )
 
     def _seccomp_file(self, container: ContainerConfig) -> bytes:

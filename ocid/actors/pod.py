@@ -134,6 +134,8 @@ def sandbox_order(host: Host, declared: Declared) -> SandboxOrder:
         shared_pid=declared.shared_pid,
         handler=declared.handler,
         sysctls=config.linux.sysctls,
+        userns=declared.userns,
+        users=config.linux.security_context.namespace_options.user_namespace,
     )
 
 

@@ -22,7 +22,12 @@ def failure(mount: Mount, why: str) -> EffectFailed:
 
 
 async def mount_images(
-    layers: Layers, layers_of: LayersOf, declared: Declared, container: ContainerConfig, order: ContainerOrder
+    layers: Layers,
+    layers_of: LayersOf,
+    declared: Declared,
+    container: ContainerConfig,
+    order: ContainerOrder,
+    userns: str,
 ) -> dict[int, str]:
     """Mount the images that the container's mounts name; return what to bind, by the mount's position. Idempotent.
 
@@ -33,7 +38,7 @@ async def mount_images(
     wanted = [(number, mount) for number, mount in enumerate(container.mounts) if mount.image is not None]
     for (number, mount), image_id in zip(wanted, declared.image_mounts, strict=True):
         try:
-            source = await layers.mount_image(order, number, layers_of(image_id), mount.image_sub_path)
+            source = await layers.mount_image(order, number, layers_of(image_id), mount.image_sub_path, userns)
         except OcidError as error:
             raise failure(mount, error.message) from error
         sources[number] = str(source)

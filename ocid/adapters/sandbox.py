@@ -11,18 +11,19 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from ocid.adapters import linux, mounts
+from ocid.adapters import linux, mounts, usernamespace
 from ocid.adapters import sysctls as parameters
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.pause import PauseProcesses
 from ocid.domain import sysctls
+from ocid.domain.configs import UserNamespace
 from ocid.domain.resolv import resolv_conf
 from ocid.errors import EffectFailed
 from ocid.ports import Process, SandboxOrder
@@ -71,8 +72,10 @@ class PodSandboxes:
         (run_dir / "ns").mkdir(mode=0o711, parents=True, exist_ok=True)
         self._cgroups.ensure_parent(order.cgroup_parent, run_dir / "cgroups-made")
         (run_dir / "resolv.conf").write_text(resolv_conf(order.dns, self._host_resolver()), encoding="utf-8")
+        _give(run_dir / "resolv.conf", order)
         if order.hostname:
             (run_dir / "hostname").write_text(f"{order.hostname}\n", encoding="utf-8")
+            _give(run_dir / "hostname", order)
         if order.log_directory:
             os.makedirs(order.log_directory, mode=0o755, exist_ok=True)
         shm = run_dir / "shm"
@@ -80,10 +83,14 @@ class PodSandboxes:
             shm.mkdir(mode=0o711, exist_ok=True)
             quiet = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
             mounts.tmpfs(str(shm), order.shm_bytes, _SHM_MODE, quiet)
+            _give(shm, order)
         if not self.present(order):
             for pin in _pins(order).values():
                 mounts.unmount(pin)  # one that was made before a crash goes with its half-made siblings
-            _make_namespaces(order)
+            if order.users is None:
+                _make_namespaces(order)
+            else:
+                _make_owned_namespaces(order, order.users)
 
     def _host_resolver(self) -> str:
         try:
@@ -98,7 +105,7 @@ class PodSandboxes:
         Raises:
             EffectFailed: the kernel refused; the message names the sysctl.
         """
-        wanted = sysctls.of_network(order.sysctls)
+        wanted = sysctls.of("net", order.sysctls)
         if wanted:
             await _in_own_thread(
                 lambda: parameters.write_inside(wanted, order.netns, linux.CLONE_NEWNET), "ocid-sysctl"
@@ -150,12 +157,14 @@ class PodSandboxes:
 
 def _own(order: SandboxOrder) -> frozenset[str]:
     """Return the kinds of namespace that the pod has for itself."""
-    return frozenset(_pins(order))
+    return frozenset(_pins(order)) - {"user"}
 
 
 def _pins(order: SandboxOrder) -> dict[str, str]:
     """Return where each of the pod's own namespaces is pinned; net is the last to be made."""
     pins = {}
+    if order.userns:
+        pins["user"] = order.userns
     if not order.host_ipc:
         pins["ipc"] = f"{order.run_dir}/ns/ipc"
     if order.netns or order.hostname:
@@ -172,15 +181,41 @@ def _make_namespaces(order: SandboxOrder) -> None:
     if not pins:
         return
     linux.unshare(sum(flags[kind] for kind in pins))
+    _furnish(order)
+    parameters.write(sysctls.of("ipc", order.sysctls))
+    _pin(pins, "/proc/thread-self/ns")
+
+
+def _make_owned_namespaces(order: SandboxOrder, users: UserNamespace) -> None:
+    """Make a user namespace and the others in it, furnish and pin them. The thread must end after this."""
+    pins = _pins(order)
+    others = [kind for kind in pins if kind != "user"]
+    with usernamespace.made(others, users) as directory:
+        usernamespace.enter(directory, others)
+        _furnish(order)
+        usernamespace.write_as_root(directory, sysctls.of("ipc", order.sysctls))
+        _pin(pins, directory)
+
+
+def _furnish(order: SandboxOrder) -> None:
     if order.hostname:
         linux.set_hostname(order.hostname)
     if order.netns:
         _raise_loopback()
-    parameters.write(sysctls.of_others(order.sysctls))
+    parameters.write(sysctls.of("uts", order.sysctls))
+
+
+def _pin(pins: Mapping[str, str], directory: str) -> None:
     for kind, pin in pins.items():
         os.makedirs(os.path.dirname(pin), mode=0o711, exist_ok=True)
         os.close(os.open(pin, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
-        mounts.bind(f"/proc/thread-self/ns/{kind}", pin)
+        mounts.bind(f"{directory}/{kind}", pin)
+
+
+def _give(path: Path, order: SandboxOrder) -> None:
+    """Let the pod's root own what containers write to."""
+    if order.users is not None:
+        os.chown(path, order.users.uids[0].host_id, order.users.gids[0].host_id)
 
 
 def _raise_loopback() -> None:

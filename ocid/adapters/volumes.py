@@ -19,22 +19,22 @@ from ocid.errors import EffectFailed
 DIRECTORY: Final = "images"
 
 
-def mount_readonly(lowers: Sequence[Path], nothing: Path, target: Path) -> None:
+def mount_readonly(lowers: Sequence[Path], target: Path) -> None:
     """Mount layers read-only at *target*, which is made. Done already is success.
 
     Args:
-        lowers: the uppermost first.
-        nothing: an empty directory: an overlay without a writable layer must have two layers at least.
+        lowers: the uppermost first. The last one is an empty directory, for an overlay without a writable layer must
+            have two at least; what has no other is that directory, which nobody could write to anyway.
     Raises:
         EffectFailed: the kernel refused.
     """
     target.mkdir(mode=0o711, parents=True, exist_ok=True)
     if mounts.is_mount(str(target)):
         return
-    if lowers:
-        mounts.overlay([*lowers, nothing] if len(lowers) == 1 else lowers, None, None, target)
+    if len(lowers) > 1:
+        mounts.overlay(lowers, None, None, target)
     else:
-        mounts.bind(str(nothing), str(target))
+        mounts.bind(str(lowers[0]), str(target))
 
 
 def within(root: Path, sub_path: str) -> Path:

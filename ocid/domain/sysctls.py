@@ -87,11 +87,6 @@ def check(names: Iterable[str], own: frozenset[str]) -> None:
             raise InvalidRequest(f"sysctl {name[:SHOWN_MAX]!r} would contradict the pod's hostname: set that instead")
 
 
-def of_network(sysctls: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the network, which can be written when its interfaces are there."""
-    return {name: value for name, value in sysctls.items() if namespace_of(name) == "net"}
-
-
-def of_others(sysctls: Mapping[str, str]) -> dict[str, str]:
-    """Return those that need no network."""
-    return {name: value for name, value in sysctls.items() if namespace_of(name) != "net"}
+def of(kind: str, sysctls: Mapping[str, str]) -> dict[str, str]:
+    """Return those of one kind of namespace; of "net" they can be written when its interfaces are there."""
+    return {name: value for name, value in sysctls.items() if namespace_of(name) == kind}

@@ -99,11 +99,22 @@ class Layers(Protocol):
     async def remove(self, chain_id: ChainId) -> None:
         """Remove a layer. Nothing there is success."""
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
-        """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent."""
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
+        """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent.
+
+        Files are owned as the user namespace pinned at *userns* maps their owners; "" leaves them as they are.
+
+        Raises:
+            Unsupported: kernel or file system cannot map owners.
+        """
 
     async def mount_image(
-        self, order: ContainerOrder, number: int, layers: Sequence[ChainId], sub_path: str
+        self,
+        order: ContainerOrder,
+        number: int,
+        layers: Sequence[ChainId],
+        sub_path: str,
+        userns: str = "",
     ) -> Path:
         """Mount an image read-only at the bundle's images/*number*; return where *sub_path* of it is. Idempotent.
 

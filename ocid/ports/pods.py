@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from ocid.domain.configs import DnsConfig, PortMapping
+from ocid.domain.configs import DnsConfig, PortMapping, UserNamespace
 from ocid.ids import PodId
 
 
@@ -42,6 +42,8 @@ class SandboxOrder(msgspec.Struct, frozen=True, kw_only=True):
     handler: str
     sysctls: Mapping[str, str]  # written inside the pod's namespaces
     shm_bytes: int = 64 << 20
+    userns: str = ""  # path to pin the user namespace at; "" shares the host's
+    users: UserNamespace | None = None  # its mappings
 
 
 class Sandboxes(Protocol):

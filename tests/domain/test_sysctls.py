@@ -71,7 +71,8 @@ def test_the_namespaces_of_a_pod() -> None:
     assert sysctls.own_namespaces(NamespaceOptions(network=node, ipc=node)) == frozenset()
 
 
-def test_the_networks_are_apart_from_the_others() -> None:
+def test_each_namespace_has_its_own() -> None:
     both = {"net.core.somaxconn": "1", "kernel.shmmax": "2"}
-    assert sysctls.of_network(both) == {"net.core.somaxconn": "1"}
-    assert sysctls.of_others(both) == {"kernel.shmmax": "2"}
+    assert sysctls.of("net", both) == {"net.core.somaxconn": "1"}
+    assert sysctls.of("ipc", both) == {"kernel.shmmax": "2"}
+    assert sysctls.of("uts", both) == {}

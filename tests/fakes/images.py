@@ -166,7 +166,7 @@ class FakeLayers:
                 await self._life.step("layers.remove renamed")
             self._world.paths.pop(trash, None)
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
         world, rootfs = self._world, f"{order.bundle}/rootfs"
         async with self._life.effect("layers.mount", order.container_id):
             missing = [layer for layer in layers if layer not in world.layers]
@@ -180,7 +180,12 @@ class FakeLayers:
         return Path(rootfs)
 
     async def mount_image(
-        self, order: ContainerOrder, number: int, layers: Sequence[ChainId], sub_path: str
+        self,
+        order: ContainerOrder,
+        number: int,
+        layers: Sequence[ChainId],
+        sub_path: str,
+        userns: str = "",
     ) -> Path:
         world, place = self._world, f"{order.bundle}/images/{number}"
         async with self._life.effect("layers.mount_image", order.container_id):

@@ -16,6 +16,7 @@ from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
     ContainerSecurityContext,
+    IdMapping,
     LinuxContainerConfig,
     LinuxPodConfig,
     Metadata,
@@ -23,6 +24,7 @@ from ocid.domain.configs import (
     NamespaceOptions,
     PodConfig,
     PodSecurityContext,
+    UserNamespace,
 )
 from ocid.domain.redaction import DEFAULT_RULES, redact
 from ocid.errors import NotFound, OcidError, Unavailable, WrongState, revive
@@ -42,11 +44,15 @@ TRIES_MAX = 60
 SALT = b"salt of the simulation"
 
 
-def pod_config(name: str = "web", *, attempt: int = 0, shared_pid: bool = False, host: bool = False) -> PodConfig:
+def pod_config(
+    name: str = "web", *, attempt: int = 0, shared_pid: bool = False, host: bool = False, users: bool = False
+) -> PodConfig:
     """A pod as a kubelet asks for it."""
+    mapping = (IdMapping(host_id=1 << 20, length=65_536),)
     options = NamespaceOptions(
         network=NamespaceMode.NODE if host else NamespaceMode.POD,
         pid=NamespaceMode.POD if shared_pid else NamespaceMode.CONTAINER,
+        userns_options=UserNamespace(uids=mapping, gids=mapping) if users else None,
     )
     return PodConfig(
         metadata=Metadata(name=name, uid=f"uid-{name}", namespace="prod", attempt=attempt),
@@ -190,6 +196,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             run_dir=str(run_dir),
             cgroup_parent=f"/ocid/{pod_id}",
             shared_pid=options.pid is NamespaceMode.POD,
+            userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
         )
         actor = core.pods.create(pod_id, key)
         await actor.ask(pod.Run(declared=declared), KUBELET, (document,))

@@ -142,7 +142,8 @@ class FakeSandboxes:
     def _pins(order: SandboxOrder) -> list[str]:
         ns = f"{order.run_dir}/ns"
         pins = [order.netns, f"{ns}/uts"] if order.netns else []
-        return pins if order.host_ipc else [*pins, f"{ns}/ipc"]
+        pins = pins if order.host_ipc else [*pins, f"{ns}/ipc"]
+        return [order.userns, *pins] if order.userns else pins
 
 
 class FakeNetwork:

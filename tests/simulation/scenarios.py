@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import trio
 
 from ocid.domain.configs import ImageSpec, Mount
@@ -284,6 +285,18 @@ async def image_volume(node: Node, kubelet: Kubelet) -> None:
     await kubelet.remove_pod(pod)
     await trio.sleep(5)
     assert node.died or len(node.world.layers) == 1, "and go with the last container, or the next image's removal"
+
+
+@scenario
+async def user_namespace_and_sysctls(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    config = pod_config(users=True, shared_pid=True)
+    linux = msgspec.structs.replace(config.linux, sysctls={"net.core.somaxconn": "1"})
+    pod = await kubelet.eventually(kubelet.run_pod, msgspec.structs.replace(config, linux=linux))
+    assert any(pin.endswith("/ns/user") for pin in node.world.pins)
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    await kubelet.remove_pod(pod)
 
 
 @power_cut
