@@ -11,10 +11,12 @@ import msgspec
 import trio
 
 from ocid.actors.actor import Note
+from ocid.actors.devices import cdi_edits, cdi_nodes
 from ocid.actors.host import Host, back_off
 from ocid.actors.image import Images
 from ocid.actors.pod import decode_pod_config
 from ocid.actors.volumes import mount_images
+from ocid.domain import cdi
 from ocid.domain import container as domain
 from ocid.domain.configs import ContainerConfig, NamespaceMode, ProfileType
 from ocid.domain.container import Container
@@ -152,6 +154,8 @@ class ContainerEffects:
         devices: list[DeviceNode] = []
         for device in container.devices:
             devices.extend(host.files.devices(device.host_path, device.container_path, device.permissions))
+        added = cdi_edits(host.files, container)
+        devices.extend(cdi_nodes(host.files, added))
         return SpecInputs(
             pod=decode_pod_config(host.journal.document(pod_declared.config)),
             container=container,
@@ -168,6 +172,12 @@ class ContainerEffects:
             paths=_pod_paths(pod_declared),
             cgroups_path=declared.cgroup,
             seccomp_localhost=self._seccomp_file(container),
+            extra_mounts=cdi.extra_mounts(added),
+            extra_env=added.env,
+            extra_gids=added.additional_gids,
+            hooks=cdi.oci_hooks(added),
+            intel_rdt=added.intel_rdt,
+            cdi=digest_of(cdi.document(added)) if added != cdi.Edits() else "",
             policy=host.settings.spec_policy,
             host=host.runtime.host_facts(),
         )

@@ -11,13 +11,14 @@ from ocid.cri import translate, validate
 from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain import cdi
 from ocid.domain.configs import ContainerConfig, Mount
 from ocid.domain.container import Create
 from ocid.domain.pod import Pod
 from ocid.domain.redaction import redact
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path
 from ocid.domain.spec.signals import signal_name, stop_signal
-from ocid.errors import NotFound, Unsupported, WrongState, revive
+from ocid.errors import NotFound, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.ids import ContainerId, ImageId, digest_of
@@ -43,7 +44,7 @@ async def create_container(
     if not pod.is_ready:
         raise WrongState("pod", pod.declared.pod_id, wants="ready", is_now=pod.phase)
     config = translate.container_config(request.config)
-    _refuse_unsupported(config)
+    cdi.requested(config)
     key = ContainerKey(pod.declared.pod_id, config.metadata.name, config.metadata.attempt)
     containers = facade.core.containers
     actor = containers.joined(key)
@@ -108,13 +109,3 @@ def _image_of(facade: Facade, mount: Mount) -> ImageId:
         return facade.image_id(mount.image.image)
     except NotFound as error:
         raise volumes.failure(mount, error.message) from error
-
-
-def _refuse_unsupported(config: ContainerConfig) -> None:
-    """Refuse what would otherwise be left out silently.
-
-    Raises:
-        Unsupported: the request asks for CDI devices.
-    """
-    if config.cdi_devices:
-        raise Unsupported(f"CDI device {config.cdi_devices[0]!r}: CDI is not supported by this build")

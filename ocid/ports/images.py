@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from ocid.domain.cdi import Source as CdiSource
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.ids import ChainId, Digest, ImageId
@@ -186,6 +187,9 @@ class HostFiles(Protocol):
 
     def read(self, path: str, limit: int) -> bytes:
         """Read at most *limit* bytes of a host file, such as a seccomp profile."""
+
+    def cdi_specs(self) -> Sequence[CdiSource]:
+        """Return the specifications of CDI devices that this node has now, in the order of directories and names."""
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import trio
 
+from ocid.domain import cdi
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.errors import EffectFailed
 from ocid.ports import Attachment, NetworkOrder, Process, SandboxOrder
@@ -60,6 +61,9 @@ class FakeHostFiles:
 
     def read(self, path: str, limit: int) -> bytes:
         return b""
+
+    def cdi_specs(self) -> Sequence[cdi.Source]:
+        return ()
 
 
 class FakeSandboxes:

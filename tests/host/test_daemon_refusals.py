@@ -201,7 +201,8 @@ def test_malformed_containers(daemon: Daemon, kubelet: Kubelet) -> None:
             Status.UNKNOWN,
             "ImageVolumeMountFailed: mount of image 'a:b' at '/x': image 'a:b' not found",
         ),
-        ({"CDI_devices": [pb.CDIDevice(name="a.b/c=d")]}, Status.UNIMPLEMENTED, "CDI device 'a.b/c=d'"),
+        ({"CDI_devices": [pb.CDIDevice(name="a.b/c=d")]}, bad, "CDI device 'a.b/c=d' is in no specification"),
+        ({"CDI_devices": [pb.CDIDevice(name="a.b")]}, bad, "CDI device 'a.b' is no name"),
         (
             {"devices": [pb.Device(host_path="/dev/no-such", permissions="rwm")]},
             Status.UNKNOWN,

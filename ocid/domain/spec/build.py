@@ -37,6 +37,7 @@ from ocid.domain.spec.security import (
     path_lists,
     seccomp_profile,
 )
+from ocid.errors import Unsupported
 
 __all__ = [
     "DeviceNode",
@@ -56,6 +57,7 @@ __all__ = [
 OCI_VERSION: Final = "1.0.2"  # the oldest that has all we use; OCI runtimes take any 1.x
 PAUSE_OOM_SCORE_ADJ: Final = -998  # as the kubelet's own; the pause process must outlive the containers
 PAUSE_PATH: Final = "/catatonit"  # where the pause process finds itself in its root file system
+CDI_ANNOTATION: Final = "io.ocid.cdi"  # the digest of what CDI devices have added
 PAUSE_ID: Final = 65_535  # uid and gid where the pod names none, "nobody" to Kubernetes' pause image
 
 _KUBERNETES: Final = "io.kubernetes.cri"
@@ -93,6 +95,8 @@ def build_container_spec(inputs: SpecInputs) -> dict[str, object]:
         "annotations": oci_annotations(inputs),
         "linux": _linux(inputs, _bounding(process)),
     }
+    if inputs.hooks:
+        spec["hooks"] = dict(inputs.hooks)
     return spec
 
 
@@ -151,6 +155,7 @@ def oci_annotations(inputs: SpecInputs) -> dict[str, str]:
         f"{_KUBERNETES}.container-type": "container",
         f"{_KUBERNETES}.container-name": config.metadata.name,
         f"{_KUBERNETES}.image-name": config.image.user_specified_image or config.image.image,
+        **({CDI_ANNOTATION: inputs.cdi} if inputs.cdi else {}),
         **_pod_annotations(inputs.pod, inputs.pod_id),
     }
 
@@ -191,6 +196,10 @@ def _linux(inputs: SpecInputs, bounding: frozenset[str]) -> dict[str, object]:
     propagation = rootfs_propagation(inputs.mounts)
     if propagation:
         linux["rootfsPropagation"] = propagation
+    if inputs.intel_rdt is not None:
+        if not host.resctrl_mounted:
+            raise Unsupported("Intel RDT is asked for, but /sys/fs/resctrl is not mounted on this host")
+        linux["intelRdt"] = dict(inputs.intel_rdt)
     if inputs.selinux_mount_label and host.selinux_enabled:
         linux["mountLabel"] = inputs.selinux_mount_label
     return linux

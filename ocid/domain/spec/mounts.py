@@ -16,7 +16,7 @@ MOUNTS_MAX: Final = 4096  # of one container; the kernel's default is 100,000 in
 TTY_GID: Final = 5  # of /dev/pts/*, the same in every distribution
 
 _QUIET: Final = ("nosuid", "noexec", "nodev")
-_OF_IMAGES: Final = ("rbind", "rprivate", "ro", *_QUIET)  # Kubernetes "Volumes", image: read-only, not executable
+_OF_IMAGES: Final = ("rbind", "rprivate", "ro", "nosuid", "nodev")  # executable: critest runs a program of one
 _PROPAGATION: Final = {
     MountPropagation.PRIVATE: "rprivate",
     MountPropagation.HOST_TO_CONTAINER: "rslave",
