@@ -18,7 +18,7 @@ from ocid.actors.pod import decode_pod_config
 from ocid.actors.volumes import mount_images
 from ocid.domain import cdi
 from ocid.domain import container as domain
-from ocid.domain.configs import ContainerConfig, NamespaceMode, ProfileType
+from ocid.domain.configs import ContainerConfig, NamespaceMode
 from ocid.domain.container import Container
 from ocid.domain.pod import Pod
 from ocid.domain.redaction import reveal
@@ -26,6 +26,7 @@ from ocid.domain.spec import users
 from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.inputs import DeviceNode, NamespacePaths, PodPaths, ResolvedMount, SpecInputs
 from ocid.domain.spec.recorded import process_user, recorded_spec
+from ocid.domain.spec.security import seccomp_localhost_path
 from ocid.domain.spec.signals import signal_number
 from ocid.errors import EffectFailed, OcidError, Unavailable
 from ocid.events.container import Declared
@@ -178,6 +179,7 @@ class ContainerEffects:
             hooks=cdi.oci_hooks(added),
             intel_rdt=added.intel_rdt,
             cdi=digest_of(cdi.document(added)) if added != cdi.Edits() else "",
+            apparmor_loaded=host.files.apparmor_profiles() if host.runtime.host_facts().apparmor_enabled else None,
             policy=host.settings.spec_policy,
             host=host.runtime.host_facts(),
         )
@@ -203,10 +205,8 @@ class ContainerEffects:
         )
 
     def _seccomp_file(self, container: ContainerConfig) -> bytes:
-        profile = container.linux.security_context.seccomp
-        if profile is None or profile.profile_type is not ProfileType.LOCALHOST:
-            return b""
-        return self._host.files.read(profile.localhost_ref, PROFILE_BYTES_MAX)
+        path = seccomp_localhost_path(container.linux.security_context, self._host.settings.spec_policy)
+        return self._host.files.read(path, PROFILE_BYTES_MAX) if path else b""
 
     # --- ending ------------------------------------------------------------------------------------------------------
 

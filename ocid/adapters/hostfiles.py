@@ -12,9 +12,10 @@ import msgspec
 
 from ocid.domain import cdi
 from ocid.domain.spec.inputs import DeviceNode
-from ocid.errors import EffectFailed, Exhausted
+from ocid.errors import EffectFailed, Exhausted, InvalidRequest
 
 _DEVICES_MAX: Final = 4096
+_PROFILES_BYTES_MAX: Final = 8 << 20  # some 100,000 profiles
 # Not devices of the host but of other containers, sessions or programs.
 _SKIPPED_DIRECTORIES: Final = frozenset({"pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mounts", ".udev"})
 _SKIPPED_FILES: Final = frozenset({"/dev/console"})
@@ -24,21 +25,28 @@ _KINDS: Final = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 class HostDirectory:
     """Implements ``ocid.ports.HostFiles`` on this host's own root."""
 
-    def __init__(self, device_root: str = "/dev", cdi_dirs: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        device_root: str = "/dev",
+        cdi_dirs: Sequence[str] = (),
+        apparmor: str = "/sys/kernel/security/apparmor/profiles",
+    ) -> None:
         self._device_root = device_root
+        self._apparmor = apparmor
         self._cdi_dirs = cdi_dirs
 
     def resolve_mount(self, host_path: str, *, create: bool) -> str:
         """Resolve symbolic links of a bind mount's source; make a missing one a directory when *create* is set.
 
         Raises:
-            EffectFailed: it is missing, or cannot be made.
+            InvalidRequest: it is missing.
+            EffectFailed: it cannot be made.
         """
         try:
             real = os.path.realpath(host_path)
             if not os.path.lexists(real):
                 if not create:
-                    raise EffectFailed(f"mount source {host_path!r} does not exist on this host")
+                    raise InvalidRequest(f"mount source {host_path!r} does not exist on this host")
                 os.makedirs(real, mode=0o755, exist_ok=True)
             return os.path.realpath(host_path, strict=True)
         except OSError as error:
@@ -82,6 +90,14 @@ class HostDirectory:
                 return file.read(limit)
         except OSError as error:
             raise EffectFailed(f"host file {path!r}: {error.strerror}") from error
+
+    def apparmor_profiles(self) -> frozenset[str] | None:
+        """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""
+        try:
+            with open(self._apparmor, encoding="utf-8", errors="surrogateescape") as file:
+                return frozenset(line.rpartition(" (")[0] for line in file.read(_PROFILES_BYTES_MAX).splitlines())
+        except OSError:
+            return None
 
     def cdi_specs(self) -> Sequence[cdi.Source]:
         """Return the specifications of CDI devices that this node has now; of a later directory, of higher priority.

@@ -18,7 +18,7 @@ from ocid.domain.pod import Pod
 from ocid.domain.redaction import redact
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path
 from ocid.domain.spec.signals import signal_name, stop_signal
-from ocid.errors import NotFound, WrongState, revive
+from ocid.errors import InvalidRequest, NotFound, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.ids import ContainerId, ImageId, digest_of
@@ -45,6 +45,9 @@ async def create_container(
         raise WrongState("pod", pod.declared.pod_id, wants="ready", is_now=pod.phase)
     config = translate.container_config(request.config)
     cdi.requested(config)
+    pod_security = facade.view.pods.config(pod.declared.pod_id).linux.security_context
+    if config.linux.security_context.privileged and not pod_security.privileged:
+        raise InvalidRequest("config.linux.security_context.privileged is set, but the pod is not privileged")
     key = ContainerKey(pod.declared.pod_id, config.metadata.name, config.metadata.attempt)
     containers = facade.core.containers
     actor = containers.joined(key)

@@ -176,7 +176,8 @@ class HostFiles(Protocol):
         """Resolve symbolic links of a bind mount's source; make a missing one a directory when *create* is set.
 
         Raises:
-            EffectFailed: it is missing, or cannot be made.
+            InvalidRequest: it is missing.
+            EffectFailed: it cannot be made.
         """
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
@@ -187,6 +188,9 @@ class HostFiles(Protocol):
 
     def read(self, path: str, limit: int) -> bytes:
         """Read at most *limit* bytes of a host file, such as a seccomp profile."""
+
+    def apparmor_profiles(self) -> frozenset[str] | None:
+        """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""
 
     def cdi_specs(self) -> Sequence[CdiSource]:
         """Return the specifications of CDI devices that this node has now, in the order of directories and names."""

@@ -9,7 +9,7 @@ import trio
 
 from ocid.domain import cdi
 from ocid.domain.spec.inputs import DeviceNode
-from ocid.errors import EffectFailed
+from ocid.errors import EffectFailed, InvalidRequest
 from ocid.ports import Attachment, NetworkOrder, Process, SandboxOrder
 from tests.fakes.life import Life
 from tests.fakes.world import Program, Task, World
@@ -50,7 +50,7 @@ class FakeHostFiles:
 
     def resolve_mount(self, host_path: str, *, create: bool) -> str:
         if host_path.startswith("/missing") and not create:
-            raise EffectFailed(f"{host_path} does not exist")
+            raise InvalidRequest(f"{host_path} does not exist")
         return host_path
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
@@ -61,6 +61,9 @@ class FakeHostFiles:
 
     def read(self, path: str, limit: int) -> bytes:
         return b""
+
+    def apparmor_profiles(self) -> frozenset[str] | None:
+        return frozenset()
 
     def cdi_specs(self) -> Sequence[cdi.Source]:
         return ()

@@ -195,7 +195,7 @@ def test_malformed_containers(daemon: Daemon, kubelet: Kubelet) -> None:
         ({"mounts": [changed(mount, host_path="")]}, bad, "config.mounts[0].host_path is ''"),
         ({"mounts": [changed(mount, propagation=9)]}, bad, "propagation has value 9"),
         ({"mounts": [changed(mount, recursive_read_only=True)]}, bad, "wanted readonly beside it"),
-        ({"mounts": [changed(mount, host_path="/no/such/path")]}, Status.UNKNOWN, "'/no/such/path' does not exist"),
+        ({"mounts": [changed(mount, host_path="/no/such/path")]}, bad, "'/no/such/path' does not exist"),
         (
             {"mounts": [pb.Mount(container_path="/x", image=pb.ImageSpec(image="a:b"), readonly=True)]},
             Status.UNKNOWN,

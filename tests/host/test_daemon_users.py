@@ -148,6 +148,22 @@ def test_a_user_of_the_image(kubelet: Kubelet) -> None:
     assert f"\nUid:\t{HOST_ID + 1234}\t" in Path(f"/proc/{pid}/status").read_text()
 
 
+def test_an_unmasked_proc_is_given_where_it_is_the_pods_own(kubelet: Kubelet) -> None:
+    pod_id = kubelet.run_pod(pod_config(kubelet))
+    script = (
+        "head -c 1 /proc/timer_list | wc -c; grep -c ' /proc/' /proc/mounts; touch /proc/sys/kernel/shmmni; echo $?"
+    )
+    unmasked = start(kubelet, pod_id, "sleep", "1000", name="unmasked")
+    assert kubelet.sh(unmasked, script).split()[1:] == ["0", "0"]
+    security = {
+        "namespace_options": pb.NamespaceOption(pid=pb.CONTAINER, userns_options=users()),
+        "masked_paths": ["/proc/timer_list"],
+        "readonly_paths": ["/proc/sys"],
+    }
+    masked = kubelet.start(pod_id, "sleep", "1000", name="masked", security=security)
+    assert kubelet.sh(masked, script).split() == ["0", "2", "1"]
+
+
 def test_volumes_keep_their_owners(daemon: Daemon, kubelet: Kubelet) -> None:
     volume = daemon.directory / "volume"
     volume.mkdir(mode=0o700)

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from ocid.domain.configs import NamespaceMode, PodConfig
+from ocid.domain.spec.classes import intel_rdt, refuse_block_io
 from ocid.domain.spec.devices import device_nodes, device_rules
 from ocid.domain.spec.inputs import (
     DeviceNode,
@@ -37,7 +38,6 @@ from ocid.domain.spec.security import (
     path_lists,
     seccomp_profile,
 )
-from ocid.errors import Unsupported
 
 __all__ = [
     "DeviceNode",
@@ -86,7 +86,8 @@ def build_container_spec(inputs: SpecInputs) -> dict[str, object]:
     """
     inputs = _settled(inputs)
     security, host = inputs.container.linux.security_context, inputs.host
-    process = container_process(inputs, apparmor_profile=apparmor_profile(security, inputs.policy, host))
+    apparmor = apparmor_profile(security, inputs.policy, host, inputs.apparmor_loaded)
+    process = container_process(inputs, apparmor_profile=apparmor)
     spec: dict[str, object] = {
         "ociVersion": OCI_VERSION,
         "root": {"path": inputs.rootfs, "readonly": security.readonly_rootfs},
@@ -196,10 +197,10 @@ def _linux(inputs: SpecInputs, bounding: frozenset[str]) -> dict[str, object]:
     propagation = rootfs_propagation(inputs.mounts)
     if propagation:
         linux["rootfsPropagation"] = propagation
-    if inputs.intel_rdt is not None:
-        if not host.resctrl_mounted:
-            raise Unsupported("Intel RDT is asked for, but /sys/fs/resctrl is not mounted on this host")
-        linux["intelRdt"] = dict(inputs.intel_rdt)
+    refuse_block_io(inputs)
+    rdt = intel_rdt(inputs)
+    if rdt is not None:
+        linux["intelRdt"] = dict(rdt)
     if inputs.selinux_mount_label and host.selinux_enabled:
         linux["mountLabel"] = inputs.selinux_mount_label
     return linux

@@ -121,6 +121,7 @@ class SpecInputs(msgspec.Struct, frozen=True, kw_only=True):
     paths: PodPaths = PodPaths()
     cgroups_path: str = ""  # from cgroups.cgroups_path
     seccomp_localhost: bytes = b""  # the text of the profile file, where the config names one
+    apparmor_loaded: frozenset[str] | None = None  # the profiles that the kernel has now; None: not looked
     selinux_process_label: str = ""
     selinux_mount_label: str = ""
     extra_env: tuple[str, ...] = ()  # "NAME=value", stronger than the config's (CDI)
