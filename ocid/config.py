@@ -124,6 +124,7 @@ class Containers(Section, frozen=True, kw_only=True):
     rlimits: dict[str, tuple[Rlimit, Rlimit]] = {}  # RLIMIT_NOFILE = [soft, hard]
     pids_limit: Annotated[int, msgspec.Meta(ge=0, le=1 << 22)] = 0  # processes in one container; 0: the pod's limit
     annotation_prefixes: tuple[str, ...] = ()  # annotations passed on to the OCI runtime
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")  # of devices by name (CDI); a later one wins
     create_missing_mounts: bool = True  # a bind mount's missing source becomes a directory instead of an error
 
 
@@ -355,6 +356,9 @@ def _container_problems(config: Config) -> Iterator[Problem]:
             yield ("containers", "rlimits", kind), "wanted a name such as RLIMIT_NOFILE"
         if soft > hard:
             yield ("containers", "rlimits", kind), f"wanted soft ≤ hard, is [{soft}, {hard}]"
+    yield from _distinct(("containers", "cdi_spec_dirs"), config.containers.cdi_spec_dirs)
+    for directory in config.containers.cdi_spec_dirs:
+        yield from _path(("containers", "cdi_spec_dirs"), directory)
     yield from _distinct(("security", "default_capabilities"), config.security.default_capabilities)
     for name in config.security.default_capabilities:
         if not _CAPABILITY.fullmatch(name):

@@ -238,8 +238,8 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         registry=HttpRegistry(
             registries, parallel=config.images.download_parallel, stall_s=config.images.no_progress_timeout_s
         ),
-        files=HostDirectory(),
         usage=CgroupUsages(cgroups),
+        files=HostDirectory(cdi_dirs=config.containers.cdi_spec_dirs),
         new_id=new_id,
     )
 

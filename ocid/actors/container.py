@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import assert_never
 
@@ -11,11 +11,15 @@ import msgspec
 import trio
 
 from ocid.actors.actor import Note
+from ocid.actors.devices import cdi_edits, cdi_nodes
 from ocid.actors.host import Host, back_off
+from ocid.actors.image import Images
 from ocid.actors.limits import apply_update
 from ocid.actors.pod import decode_pod_config
+from ocid.actors.volumes import mount_images
+from ocid.domain import cdi
 from ocid.domain import container as domain
-from ocid.domain.configs import ContainerConfig, NamespaceMode, ProfileType
+from ocid.domain.configs import ContainerConfig, NamespaceMode
 from ocid.domain.container import Container
 from ocid.domain.container_update import ApplyUpdate
 from ocid.domain.pod import Pod
@@ -24,11 +28,12 @@ from ocid.domain.spec import users
 from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.inputs import DeviceNode, NamespacePaths, PodPaths, ResolvedMount, SpecInputs
 from ocid.domain.spec.recorded import process_user, recorded_spec
+from ocid.domain.spec.security import seccomp_localhost_path
 from ocid.domain.spec.signals import signal_number
 from ocid.errors import EffectFailed, OcidError, Unavailable
 from ocid.events.container import Declared
 from ocid.events.pod import Declared as PodDeclared
-from ocid.ids import ContainerId, Digest, PodId, digest_of
+from ocid.ids import ContainerId, PodId, digest_of
 from ocid.ports import ContainerOrder, Exit, ImageFacts, Process, Signalled
 
 KILL_WAIT_S = 10.0  # for a killed process to be gone; one in uninterruptible sleep is killed again later
@@ -36,17 +41,16 @@ PROFILE_BYTES_MAX = 1 << 20  # of a localhost seccomp profile
 
 PodOf = Callable[[PodId], Pod]
 ContainerOf = Callable[[ContainerId], Container]
-FactsOf = Callable[[Digest], ImageFacts]  # by the digest of the manifest
 
 
 class ContainerEffects:
     """Runs the effects of every container."""
 
-    def __init__(self, host: Host, pod_of: PodOf, container_of: ContainerOf, facts_of: FactsOf) -> None:
+    def __init__(self, host: Host, pod_of: PodOf, container_of: ContainerOf, images: Images) -> None:
         self._host = host
         self._pod_of = pod_of
         self._container_of = container_of
-        self._facts_of = facts_of
+        self._images = images
 
     async def perform(self, effect: domain.Effect, state: Container) -> Note:
         """Run one effect and say what came of it. Foreseen failures are notes, too."""
@@ -102,10 +106,12 @@ class ContainerEffects:
         assert pod.declared is not None, "a container's pod is declared before it"
         if not pod.is_ready:
             raise Unavailable(f"pod {declared.pod_id} is {pod.phase}, not ready")
-        facts = self._facts_of(declared.image_manifest)
+        facts = self._images.facts(declared.image_manifest)
         order = self.order(declared)
-        rootfs = await host.layers.mount(order, facts.layers)
-        inputs = self._inputs(declared, container, pod, facts, str(rootfs))
+        userns = pod.declared.userns
+        rootfs = await host.layers.mount(order, facts.layers, userns)
+        images = await mount_images(host.layers, self._images.layers, declared, container, order, userns)
+        inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
         spec = build_container_spec(inputs)
         await host.runtime.write_bundle(order, spec)
         user = process_user(spec)
@@ -127,7 +133,13 @@ class ContainerEffects:
         return reveal(config, secrets)
 
     def _inputs(
-        self, declared: Declared, container: ContainerConfig, pod: Pod, facts: ImageFacts, rootfs: str
+        self,
+        declared: Declared,
+        container: ContainerConfig,
+        pod: Pod,
+        facts: ImageFacts,
+        rootfs: str,
+        images: Mapping[int, str],
     ) -> SpecInputs:
         host, order = self._host, self.order(declared)
         pod_declared = pod.declared
@@ -135,13 +147,16 @@ class ContainerEffects:
         context = container.linux.security_context
         create = host.settings.create_missing_mounts
         mounts = tuple(
-            ResolvedMount(mount=mount, source=host.files.resolve_mount(mount.host_path, create=create))
-            for mount in container.mounts
-            if mount.image is None
+            ResolvedMount(
+                mount=mount, source=images.get(number) or host.files.resolve_mount(mount.host_path, create=create)
+            )
+            for number, mount in enumerate(container.mounts)
         )
         devices: list[DeviceNode] = []
         for device in container.devices:
             devices.extend(host.files.devices(device.host_path, device.container_path, device.permissions))
+        added = cdi_edits(host.files, container)
+        devices.extend(cdi_nodes(host.files, added))
         return SpecInputs(
             pod=decode_pod_config(host.journal.document(pod_declared.config)),
             container=container,
@@ -158,6 +173,13 @@ class ContainerEffects:
             paths=_pod_paths(pod_declared),
             cgroups_path=declared.cgroup,
             seccomp_localhost=self._seccomp_file(container),
+            extra_mounts=cdi.extra_mounts(added),
+            extra_env=added.env,
+            extra_gids=added.additional_gids,
+            hooks=cdi.oci_hooks(added),
+            intel_rdt=added.intel_rdt,
+            cdi=digest_of(cdi.document(added)) if added != cdi.Edits() else "",
+            apparmor_loaded=host.files.apparmor_profiles() if host.runtime.host_facts().apparmor_enabled else None,
             policy=host.settings.spec_policy,
             host=host.runtime.host_facts(),
         )
@@ -179,13 +201,12 @@ class ContainerEffects:
             ipc="" if declared.host_ipc else str(pins / "ipc"),
             uts=str(pins / "uts") if declared.netns else "",
             pid=pid,
+            user=declared.userns,
         )
 
     def _seccomp_file(self, container: ContainerConfig) -> bytes:
-        profile = container.linux.security_context.seccomp
-        if profile is None or profile.profile_type is not ProfileType.LOCALHOST:
-            return b""
-        return self._host.files.read(profile.localhost_ref, PROFILE_BYTES_MAX)
+        path = seccomp_localhost_path(container.linux.security_context, self._host.settings.spec_policy)
+        return self._host.files.read(path, PROFILE_BYTES_MAX) if path else b""
 
     # --- ending ------------------------------------------------------------------------------------------------------
 

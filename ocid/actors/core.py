@@ -55,7 +55,7 @@ class Core:
         self.leasing = Leasing(
             view.pods.leases, lambda: view.pods.last_leased, lambda pod_id: self.pods.find(pod_id) is not None
         )
-        self.container_effects = ContainerEffects(host, self.pod_of, self.container_of, self.images.facts)
+        self.container_effects = ContainerEffects(host, self.pod_of, self.container_of, self.images)
         self.exec_effects = ExecEffects(host, self.container_effects, self.container_of)
         self.session_effects = SessionEffects(host, self.container_effects, self.container_of, self.pod_of)
         self.pull_effects = PullEffects(host, self)
@@ -78,12 +78,15 @@ class Core:
     def _container_over(self, actor: Actor[Container]) -> None:
         """The last container of an image that had left the catalog lets its layers go."""
         declared, images = actor.state.declared, self.catalog.find("images")
-        if declared is None or images is None or declared.image_id in images.state.images:
+        if declared is None or images is None:
             return
-        others = (row.state.declared for row in self.view.containers.rows.values())
-        if all(other is None or other.image_id != declared.image_id for other in others):
+        left = {declared.image_id, *declared.image_mounts} - images.state.images.keys()
+        for row in self.view.containers.rows.values() if left else ():
+            if row.state.declared is not None:
+                left -= {row.state.declared.image_id, *row.state.declared.image_mounts}
+        for image_id in sorted(left):
             with contextlib.suppress(Exhausted):  # the next removal of an image collects them, too
-                images.tell(catalog.Release(image_id=declared.image_id))
+                images.tell(catalog.Release(image_id=image_id))
 
     def pod_of(self, pod_id: PodId) -> Pod:
         """Return a pod's state as its actor has it.

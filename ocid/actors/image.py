@@ -38,6 +38,7 @@ class Images:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.facts = functools.lru_cache(maxsize=FACTS_MAX)(self._facts)
+        self.layers = functools.lru_cache(maxsize=FACTS_MAX)(self._layers)
 
     def _facts(self, manifest: Digest) -> ImageFacts:
         """Return what an image's manifest and configuration say."""
@@ -51,6 +52,10 @@ class Images:
             config=parse_image_config(config),
             layers=manifests.chain_ids(manifests.diff_ids(config)),
         )
+
+    def _layers(self, image_id: ImageId) -> tuple[ChainId, ...]:
+        """Return an image's layers, base layer first: its id is the digest of the configuration that names them."""
+        return manifests.chain_ids(manifests.diff_ids(self._journal.document(Digest(image_id))))
 
 
 def names_of(name: str, digest: Digest) -> tuple[str, ...]:
@@ -311,6 +316,8 @@ class CatalogEffects:
         for container in view.containers.rows.values():
             if container.state.declared is not None:
                 found.update(facts(container.state.declared.image_manifest).layers)
+                for image_id in container.state.declared.image_mounts:
+                    found.update(self._core.images.layers(image_id))
         for pulling in view.pulls.rows.values():
             if pulling.state.resolved is not None and not pulling.state.ended:
                 found.update(facts(pulling.state.resolved.manifest).layers)

@@ -48,6 +48,7 @@ class PodEffects:
                 return Note(domain.NotePrepared())
             case domain.Attach():
                 attachment = await host.network.attach(network_order(host, declared))
+                await host.sandboxes.tune(sandbox_order(host, declared))
                 result = attachment.result
                 note = domain.NoteAttached(
                     addresses=attachment.addresses,
@@ -133,6 +134,8 @@ def sandbox_order(host: Host, declared: Declared) -> SandboxOrder:
         shared_pid=declared.shared_pid,
         handler=declared.handler,
         sysctls=config.linux.sysctls,
+        userns=declared.userns,
+        users=config.linux.security_context.namespace_options.user_namespace,
     )
 
 

@@ -75,3 +75,5 @@ def _digests(event: Event) -> Iterable[Digest]:
         value = getattr(event, field, None)
         if isinstance(value, str) and value.startswith("sha256:"):
             yield Digest(value)
+    for value in getattr(event, "image_mounts", ()):
+        yield Digest(value)

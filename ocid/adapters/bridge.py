@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from ocid.adapters import netlink, sysctls
+from ocid.adapters import netlink, netsysctls
 from ocid.adapters.links import delete_soon, index_of, inside
 from ocid.adapters.netlink import Interface, Link, Netlink
 from ocid.adapters.nftables import Table
@@ -98,7 +98,7 @@ class Bridge:
             if ports:
                 await self._table.add(order.pod_id, ports)
                 # For 127.0.0.1:<host port>; the table guards it.
-                sysctls.write("ipv4/conf", self._name, "route_localnet", "1")
+                netsysctls.write("ipv4/conf", self._name, "route_localnet", "1")
         with trio.CancelScope(shield=True):  # milliseconds; what is half made would only be found again
             await self._in_thread(
                 lambda: self._attach(order, addresses, limits, bridge), f"attaching pod {order.pod_id[:13]}"
@@ -147,15 +147,15 @@ class Bridge:
             bridge = host.link(self._name)
             if bridge is None:
                 host.run(netlink.add_bridge(self._name, _mac("bridge", self._name), mtu))
-                sysctls.write("ipv6/conf", self._name, "accept_ra", "0")
-                sysctls.write("ipv6/conf", self._name, "accept_dad", "0")  # its link-local address works at once
+                netsysctls.write("ipv6/conf", self._name, "accept_ra", "0")
+                netsysctls.write("ipv6/conf", self._name, "accept_dad", "0")  # its link-local address works at once
                 bridge = host.link(self._name)
             if bridge is None or bridge.kind != "bridge":
                 raise OSError(errno.EEXIST, f"interface {self._name!r} is there, but is no bridge; rename one of them")
             missing = set(self._gateways) - host.addresses(bridge.index)
             if missing or not bridge.up or bridge.mtu != mtu:
                 if any(address.version == 6 for address in missing):
-                    sysctls.write("ipv6/conf", self._name, "disable_ipv6", "0")
+                    netsysctls.write("ipv6/conf", self._name, "disable_ipv6", "0")
                 changes = [netlink.add_address(bridge.index, address) for address in missing]
                 host.run(netlink.set_link(self._name, up=True, mtu=mtu), *changes)
                 bridge = host.link(self._name) or bridge
@@ -178,15 +178,15 @@ class Bridge:
         """Make the host forward packets of the IP versions that pods have."""
         for subnet in self._subnets:
             if subnet.version == 4:
-                sysctls.write("ipv4", "ip_forward", "", "1")
-            elif sysctls.read("ipv6/conf/all/forwarding") == "0":
+                netsysctls.write("ipv4", "ip_forward", "", "1")
+            elif netsysctls.read("ipv6/conf/all/forwarding") == "0":
                 index = host.route_to(ELSEWHERE[1])
                 uplink = None if index is None else host.link_at(index)  # many hosts have no IPv6 route
-                if uplink is not None and sysctls.read(f"ipv6/conf/{uplink.name}/accept_ra") == "1":
+                if uplink is not None and netsysctls.read(f"ipv6/conf/{uplink.name}/accept_ra") == "1":
                     # A forwarding host ignores router advertisements unless told otherwise, and would soon lose
                     # the default route that it has from them. Source: kernel ip-sysctl.rst "accept_ra".
-                    sysctls.write("ipv6/conf", uplink.name, "accept_ra", "2")
-                sysctls.write("ipv6/conf", "all", "forwarding", "1")
+                    netsysctls.write("ipv6/conf", uplink.name, "accept_ra", "2")
+                netsysctls.write("ipv6/conf", "all", "forwarding", "1")
 
     # --- one pod -----------------------------------------------------------------------------------------------------
 
@@ -247,9 +247,9 @@ class Bridge:
     def _entered(self, addresses: Sequence[Interface]) -> tuple[Netlink, int]:
         """Set sysctls of the pod's end, in the pod's namespace; return a socket that stays there, and its index."""
         if any(address.version == 6 for address in addresses):
-            sysctls.write("ipv6/conf", POD_INTERFACE, "disable_ipv6", "0")
+            netsysctls.write("ipv6/conf", POD_INTERFACE, "disable_ipv6", "0")
         # A pod must not be able to become its neighbours' router by advertising itself (CVE-2020-10749).
-        sysctls.write("ipv6/conf", POD_INTERFACE, "accept_ra", "0")
+        netsysctls.write("ipv6/conf", POD_INTERFACE, "accept_ra", "0")
         index = index_of(POD_INTERFACE)
         if index is None:
             raise OSError(errno.ENODEV, f"interface {POD_INTERFACE} went away")

@@ -179,12 +179,28 @@ def _features(path: str, version: str, said: Finished) -> HandlerFeatures:
     extensions = _below(_below(document, "linux"), "mountExtensions")
     options = document.get("mountOptions") if isinstance(document, Mapping) else None
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    lacks = _lacks_for_users(f"{path} {version}", _below(extensions, "idmap").get("enabled") is True, release)
     return HandlerFeatures(
         path=path,
         version=version,
         recursive_read_only_mounts="rro" in (options or ()) and release >= (5, 12),
-        user_namespaces=_below(extensions, "idmap").get("enabled") is True and release >= (5, 19),
+        user_namespaces=not lacks,
+        lacks_for_users=lacks,
     )
+
+
+def _lacks_for_users(runtime: str, maps_ids: bool, release: tuple[int, ...]) -> str:
+    """Say what keeps this handler from having user namespaces; "" when nothing does."""
+    if release < (5, 19):
+        return f"kernel {os.uname().release} has no id-mapped layers of overlayfs: wanted 5.19"
+    if not os.path.exists("/proc/self/ns/user"):
+        return "this kernel has no user namespaces"
+    with suppress(OSError), open("/proc/sys/user/max_user_namespaces", encoding="ascii") as file:
+        if int(file.read()) == 0:
+            return "user.max_user_namespaces is 0: wanted one for each pod at least"
+    if not maps_ids:
+        return f"{runtime} has no linux.mountExtensions.idmap among its features: wanted runc 1.2 or later"
+    return ""
 
 
 def _unlink(path: Path) -> None:

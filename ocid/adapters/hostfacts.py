@@ -34,6 +34,7 @@ def gather_host_facts(cgroups: Cgroups) -> HostFacts:
         seccomp_enabled=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         apparmor_enabled=_text("/sys/module/apparmor/parameters/enabled") == "Y",
         selinux_enabled=Path("/sys/fs/selinux/enforce").exists(),
+        resctrl_mounted=Path("/sys/fs/resctrl/schemata").exists(),
         architecture=_GO_NAMES.get(machine, machine),
         kernel=(int(release[0]), int(release[1])),
     )

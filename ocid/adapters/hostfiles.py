@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
+from ocid.domain import cdi
 from ocid.domain.spec.inputs import DeviceNode
-from ocid.errors import EffectFailed, Exhausted
+from ocid.errors import EffectFailed, Exhausted, InvalidRequest
 
 _DEVICES_MAX: Final = 4096
+_PROFILES_BYTES_MAX: Final = 8 << 20  # some 100,000 profiles
 # Not devices of the host but of other containers, sessions or programs.
 _SKIPPED_DIRECTORIES: Final = frozenset({"pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mounts", ".udev"})
 _SKIPPED_FILES: Final = frozenset({"/dev/console"})
@@ -22,20 +25,28 @@ _KINDS: Final = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 class HostDirectory:
     """Implements ``ocid.ports.HostFiles`` on this host's own root."""
 
-    def __init__(self, device_root: str = "/dev") -> None:
+    def __init__(
+        self,
+        device_root: str = "/dev",
+        cdi_dirs: Sequence[str] = (),
+        apparmor: str = "/sys/kernel/security/apparmor/profiles",
+    ) -> None:
         self._device_root = device_root
+        self._apparmor = apparmor
+        self._cdi_dirs = cdi_dirs
 
     def resolve_mount(self, host_path: str, *, create: bool) -> str:
         """Resolve symbolic links of a bind mount's source; make a missing one a directory when *create* is set.
 
         Raises:
-            EffectFailed: it is missing, or cannot be made.
+            InvalidRequest: it is missing.
+            EffectFailed: it cannot be made.
         """
         try:
             real = os.path.realpath(host_path)
             if not os.path.lexists(real):
                 if not create:
-                    raise EffectFailed(f"mount source {host_path!r} does not exist on this host")
+                    raise InvalidRequest(f"mount source {host_path!r} does not exist on this host")
                 os.makedirs(real, mode=0o755, exist_ok=True)
             return os.path.realpath(host_path, strict=True)
         except OSError as error:
@@ -79,6 +90,45 @@ class HostDirectory:
                 return file.read(limit)
         except OSError as error:
             raise EffectFailed(f"host file {path!r}: {error.strerror}") from error
+
+    def apparmor_profiles(self) -> frozenset[str] | None:
+        """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""
+        try:
+            with open(self._apparmor, encoding="utf-8", errors="surrogateescape") as file:
+                return frozenset(line.rpartition(" (")[0] for line in file.read(_PROFILES_BYTES_MAX).splitlines())
+        except OSError:
+            return None
+
+    def cdi_specs(self) -> Sequence[cdi.Source]:
+        """Return the specifications of CDI devices that this node has now; of a later directory, of higher priority.
+
+        Raises:
+            Exhausted: there are too many.
+        """
+        found: list[cdi.Source] = []
+        for priority, directory in enumerate(self._cdi_dirs):
+            for path in _specs_in(directory):
+                if len(found) == cdi.SPECS_MAX:
+                    raise Exhausted(f"more than {cdi.SPECS_MAX} CDI specifications in {', '.join(self._cdi_dirs)}")
+                found.append(cdi.Source(path=path, priority=priority, content=_spec(path)))
+        return found
+
+
+def _specs_in(directory: str) -> list[str]:
+    with suppress(OSError), os.scandir(directory) as entries:
+        return sorted(entry.path for entry in entries if entry.name.endswith((".json", ".yaml")) and entry.is_file())
+    return []
+
+
+def _spec(path: str) -> bytes | None:
+    if not path.endswith(".json"):
+        return None
+    try:
+        with open(path, "rb") as file:
+            content = file.read(cdi.SPEC_BYTES_MAX + 1)
+    except OSError:
+        return None
+    return content if len(content) <= cdi.SPEC_BYTES_MAX else None
 
 
 def _limited(directory: str) -> Iterator[DeviceNode]:

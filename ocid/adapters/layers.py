@@ -18,15 +18,15 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import trio
 
-from ocid.adapters import mounts
+from ocid.adapters import idmap, mounts, volumes
 from ocid.adapters.durable import StoreSync, sync_directory
 from ocid.adapters.unpack import Unpacker
 from ocid.adapters.writable import WritableLayers
@@ -39,6 +39,7 @@ from ocid.ports.usage import FilesystemRoom, WritableUsage
 CLEANUP_S: Final = 30.0
 _META: Final = "meta.json"
 _DIFF: Final = "diff"
+_MAPPED: Final = "mapped"  # in a bundle: the store as a user namespace sees it, while something of it is mounted
 
 
 class _Meta(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,13 +175,40 @@ class LayerStore:
 
     # --- root file systems -------------------------------------------------------------------------------------------
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
         """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent.
+
+        Files are owned as the user namespace pinned at *userns* maps their owners; "" leaves them as they are.
 
         Raises:
             NotFound: a layer is not in the store.
             EffectFailed: the kernel refused.
+            Unsupported: kernel or file system cannot map owners.
         """
+        lowers = self._lowers(layers) or [self._nothing]
+        target = Path(order.bundle) / "rootfs"
+
+        def mount() -> None:
+            with self._seen_by(userns, order, lowers) as seen:
+                _mount(seen, Path(order.writable), target)
+
+        await trio.to_thread.run_sync(mount)
+        return target
+
+    @contextmanager
+    def _seen_by(self, userns: str, order: ContainerOrder, lowers: list[Path]) -> Iterator[list[Path]]:
+        """Yield layers with their owners as a pod is to see them."""
+        if not userns:
+            yield lowers
+            return
+        bundle = Path(order.bundle)
+        bundle.mkdir(mode=0o711, parents=True, exist_ok=True)
+        bundle.chmod(0o711)  # the pod's root, who is nobody here, has to come through
+        with idmap.mapped(self._root, userns, bundle / _MAPPED) as place:
+            yield [place / lower.relative_to(self._root) for lower in lowers]
+
+    def _lowers(self, layers: Sequence[ChainId]) -> list[Path]:
+        """Return the directories that make up an image, the uppermost first."""
         lowers: list[Path] = []
         for chain_id in reversed(layers):
             record = self._layers.get(chain_id)
@@ -189,13 +217,35 @@ class LayerStore:
             lowers.append(self._layers_dir / _hex(chain_id) / _DIFF)
             if record.covers_all:
                 break
-        target = Path(order.bundle) / "rootfs"
-        await trio.to_thread.run_sync(_mount, lowers or [self._nothing], Path(order.writable), target)
-        return target
+        return lowers
+
+    async def mount_image(
+        self,
+        order: ContainerOrder,
+        number: int,
+        layers: Sequence[ChainId],
+        sub_path: str,
+        userns: str = "",
+    ) -> Path:
+        """Mount an image read-only at the bundle's images/*number*; return where *sub_path* of it is. Idempotent.
+
+        Raises:
+            NotFound: a layer is not in the store.
+            EffectFailed: the image has no such path, or the kernel refused.
+        """
+        lowers = self._lowers(layers)
+        target = Path(order.bundle) / volumes.DIRECTORY / str(number)
+
+        def mount() -> None:
+            with self._seen_by(userns, order, [*lowers, self._nothing]) as seen:
+                volumes.mount_readonly(seen, target)
+
+        await trio.to_thread.run_sync(mount)
+        return volumes.within(target, sub_path)
 
     async def unmount(self, order: ContainerOrder) -> None:
-        """Unmount it. Not mounted is success."""
-        await trio.to_thread.run_sync(mounts.unmount, os.path.join(order.bundle, "rootfs"))
+        """Unmount root file system and images. Not mounted is success."""
+        await trio.to_thread.run_sync(_unmount, order.bundle)
 
     async def remove_writable(self, order: ContainerOrder) -> None:
         """Remove the container's writable layer and bundle directory; still mounted, it is unmounted first."""
@@ -307,10 +357,16 @@ def _mount(lowers: list[Path], writable: Path, target: Path) -> None:
     work.mkdir(mode=0o700, exist_ok=True)
     if not upper.exists():
         upper.mkdir(mode=0o755)
-        root = lowers[0].stat()  # an overlay's root looks like the root of its uppermost layer
+        root = lowers[0].stat()  # an overlay's root looks like the root of its uppermost layer, as the pod sees them
         os.chown(upper, root.st_uid, root.st_gid)
         upper.chmod(root.st_mode & 0o7777)
     mounts.overlay(lowers, upper, work, target)
+
+
+def _unmount(bundle: str) -> None:
+    mounts.unmount(os.path.join(bundle, "rootfs"))
+    volumes.unmount(bundle)
+    mounts.unmount(os.path.join(bundle, _MAPPED))
 
 
 def _delete(place: Path) -> None:

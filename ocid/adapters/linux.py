@@ -36,11 +36,16 @@ _FSCONFIG_CMD_CREATE: Final = 6
 _FSOPEN_CLOEXEC: Final = 1
 _FSMOUNT_CLOEXEC: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_NR_OPEN_TREE: Final = 428
 _NR_MOVE_MOUNT: Final = 429
 _NR_FSOPEN: Final = 430
 _NR_FSCONFIG: Final = 431
 _NR_FSMOUNT: Final = 432
 _NR_OPENAT2: Final = 437
+_NR_MOUNT_SETATTR: Final = 442
+_OPEN_TREE_CLONE: Final = 1
+_AT_EMPTY_PATH: Final = 0x1000
+_MOUNT_ATTR_IDMAP: Final = 0x00100000
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
@@ -82,6 +87,15 @@ def unshare(flags: int) -> None:
 def enter(namespace: int, kind: int) -> None:
     """setns(2): take the calling thread into the namespace of this *kind* that *namespace* is open on."""
     _checked(_libc.setns(ctypes.c_int(namespace), ctypes.c_int(kind)))
+
+
+def enter_pinned(namespace: str, flags: int) -> None:
+    """setns(2): move the calling thread into a pinned namespace of the kind that *flags* names."""
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(flags)), namespace)
+    finally:
+        os.close(descriptor)
 
 
 def set_hostname(name: str) -> None:
@@ -145,6 +159,17 @@ def fsmount(context: int) -> int:
 def move_mount(mount_fd: int, target: str) -> None:
     """Attach a detached mount at *target*. move_mount(2)."""
     _syscall(_NR_MOVE_MOUNT, mount_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH, path=target)
+
+
+def open_tree(path: str) -> int:
+    """open_tree(2): return the descriptor of a detached mount of *path*, without what is mounted below it."""
+    return _syscall(_NR_OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | os.O_CLOEXEC, path=path)
+
+
+def map_ids(mount_fd: int, user_namespace_fd: int) -> None:
+    """mount_setattr(2): show owners in a detached mount as the user namespace maps them."""
+    attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace_fd)
+    _syscall(_NR_MOUNT_SETATTR, mount_fd, b"", _AT_EMPTY_PATH, attributes, len(attributes))
 
 
 def reaped_status(pidfd: int) -> int | None:

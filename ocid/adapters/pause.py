@@ -6,6 +6,7 @@ write nothing, and how they end tells nothing.
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -74,11 +75,14 @@ class PauseProcesses:
 
     def _write_bundle(self, order: SandboxOrder, bundle: Path) -> None:
         (bundle / "rootfs").mkdir(mode=0o711, parents=True, exist_ok=True)
+        if order.users is not None:  # whose root makes the mount points
+            os.chown(bundle / "rootfs", order.users.uids[0].host_id, order.users.gids[0].host_id)
         pins = Path(order.run_dir, "ns")
         options = NamespaceOptions(
             network=NamespaceMode.POD if order.netns else NamespaceMode.NODE,
             pid=NamespaceMode.POD,
             ipc=NamespaceMode.NODE if order.host_ipc else NamespaceMode.POD,
+            userns_options=order.users,
         )
         pod = PodConfig(
             metadata=Metadata(), linux=LinuxPodConfig(security_context=PodSecurityContext(namespace_options=options))
@@ -92,6 +96,7 @@ class PauseProcesses:
                 net=order.netns,
                 ipc="" if order.host_ipc else str(pins / "ipc"),
                 uts=str(pins / "uts") if order.netns or order.hostname else "",
+                user=order.userns,
             ),
             cgroups_path=self._cgroup(order),
             host=self._runtime.host_facts(),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
-from ocid.adapters import sysctls
+from ocid.adapters import netsysctls
 from ocid.adapters.netlink import Netlink
 from ocid.adapters.nftables import Table
 from ocid.domain.hostports import HostPort, host_ports, wanted
@@ -32,7 +32,7 @@ class Published:
             await self._table.ensure(await trio.to_thread.run_sync(self._table.exists))
             await self._table.add(order.pod_id, ports)
             if ports[0].device:  # 127.0.0.1:<host port>; the table guards it
-                sysctls.write("ipv4/conf", ports[0].device, "route_localnet", "1")
+                netsysctls.write("ipv4/conf", ports[0].device, "route_localnet", "1")
 
     async def ports_of(self, order: NetworkOrder, addresses: Sequence[str]) -> tuple[HostPort, ...]:
         """Return the host ports that lead to *addresses*, with the interface that leads there now."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import socket
 import struct
 import threading
@@ -19,11 +18,14 @@ from typing import Final
 
 import trio
 
-from ocid.adapters import linux, mounts
+from ocid.adapters import linux, mounts, usernamespace
+from ocid.adapters import sysctls as parameters
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.pause import PauseProcesses
+from ocid.domain import sysctls
+from ocid.domain.configs import UserNamespace
 from ocid.domain.resolv import resolv_conf
-from ocid.errors import EffectFailed, InvalidRequest
+from ocid.errors import EffectFailed
 from ocid.ports import Process, SandboxOrder
 
 _RESOLV_BYTES_MAX: Final = 64 << 10
@@ -31,9 +33,6 @@ _SHM_MODE: Final = 0o1777
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
-_SYSCTL_NAME: Final = re.compile(r"[A-Za-z0-9_*-]+(?:[./][A-Za-z0-9_*-]+)+")
-_OF_NET: Final = ("net.",)
-_OF_IPC: Final = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 
 
 class PodSandboxes:
@@ -59,13 +58,13 @@ class PodSandboxes:
         mounts.make_private(str(pods_dir))
 
     async def prepare(self, order: SandboxOrder) -> None:
-        """Pin net, ipc and uts namespaces, mount /dev/shm, write resolv.conf and hostname, apply sysctls.
+        """Pin net, ipc and uts namespaces, mount /dev/shm, write files, apply sysctls but the network's.
 
         Raises:
             InvalidRequest: a sysctl belongs to no namespace of the pod's own.
             EffectFailed: the kernel refused.
         """
-        check_sysctls(order)
+        sysctls.check(order.sysctls, _own(order))
         await _in_own_thread(lambda: self._prepare(order), "ocid-pod")
 
     def _prepare(self, order: SandboxOrder) -> None:
@@ -73,8 +72,10 @@ class PodSandboxes:
         (run_dir / "ns").mkdir(mode=0o711, parents=True, exist_ok=True)
         self._cgroups.ensure_parent(order.cgroup_parent, run_dir / "cgroups-made")
         (run_dir / "resolv.conf").write_text(resolv_conf(order.dns, self._host_resolver()), encoding="utf-8")
+        _give(run_dir / "resolv.conf", order)
         if order.hostname:
             (run_dir / "hostname").write_text(f"{order.hostname}\n", encoding="utf-8")
+            _give(run_dir / "hostname", order)
         if order.log_directory:
             os.makedirs(order.log_directory, mode=0o755, exist_ok=True)
         shm = run_dir / "shm"
@@ -82,10 +83,14 @@ class PodSandboxes:
             shm.mkdir(mode=0o711, exist_ok=True)
             quiet = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
             mounts.tmpfs(str(shm), order.shm_bytes, _SHM_MODE, quiet)
+            _give(shm, order)
         if not self.present(order):
             for pin in _pins(order).values():
                 mounts.unmount(pin)  # one that was made before a crash goes with its half-made siblings
-            _make_namespaces(order)
+            if order.users is None:
+                _make_namespaces(order)
+            else:
+                _make_owned_namespaces(order, order.users)
 
     def _host_resolver(self) -> str:
         try:
@@ -93,6 +98,18 @@ class PodSandboxes:
                 return file.read(_RESOLV_BYTES_MAX)
         except FileNotFoundError:
             return ""
+
+    async def tune(self, order: SandboxOrder) -> None:
+        """Write the network's sysctls, which those of interfaces are among: the network is there now.
+
+        Raises:
+            EffectFailed: the kernel refused; the message names the sysctl.
+        """
+        wanted = sysctls.of("net", order.sysctls)
+        if wanted:
+            await _in_own_thread(
+                lambda: parameters.write_inside(wanted, order.netns, linux.CLONE_NEWNET), "ocid-sysctl"
+            )
 
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it.
@@ -138,25 +155,16 @@ class PodSandboxes:
         return all(mounts.is_mount(pin) for pin in pins.values()) if pins else os.path.isdir(order.run_dir)
 
 
-def check_sysctls(order: SandboxOrder) -> None:
-    """Check that each sysctl belongs to a namespace that the pod has for itself.
-
-    Raises:
-        InvalidRequest: one is the whole host's, or no name at all.
-    Source: CRI LinuxPodSandboxConfig.sysctls; kernel net and ipc namespaces.
-    """
-    for name in order.sysctls:
-        if _SYSCTL_NAME.fullmatch(name) is None:
-            raise InvalidRequest(f"sysctl {name[:200]!r} is no name: wanted words joined by '.'")
-        dotted = name.replace("/", ".")
-        allowed = (*(_OF_NET if order.netns else ()), *(() if order.host_ipc else _OF_IPC))
-        if not dotted.startswith(allowed):
-            raise InvalidRequest(f"sysctl {name!r} is not of a namespace of the pod's own: wanted one of {allowed}")
+def _own(order: SandboxOrder) -> frozenset[str]:
+    """Return the kinds of namespace that the pod has for itself."""
+    return frozenset(_pins(order)) - {"user"}
 
 
 def _pins(order: SandboxOrder) -> dict[str, str]:
     """Return where each of the pod's own namespaces is pinned; net is the last to be made."""
     pins = {}
+    if order.userns:
+        pins["user"] = order.userns
     if not order.host_ipc:
         pins["ipc"] = f"{order.run_dir}/ns/ipc"
     if order.netns or order.hostname:
@@ -173,15 +181,41 @@ def _make_namespaces(order: SandboxOrder) -> None:
     if not pins:
         return
     linux.unshare(sum(flags[kind] for kind in pins))
+    _furnish(order)
+    parameters.write(sysctls.of("ipc", order.sysctls))
+    _pin(pins, "/proc/thread-self/ns")
+
+
+def _make_owned_namespaces(order: SandboxOrder, users: UserNamespace) -> None:
+    """Make a user namespace and the others in it, furnish and pin them. The thread must end after this."""
+    pins = _pins(order)
+    others = [kind for kind in pins if kind != "user"]
+    with usernamespace.made(others, users) as directory:
+        usernamespace.enter(directory, others)
+        _furnish(order)
+        usernamespace.write_as_root(directory, sysctls.of("ipc", order.sysctls))
+        _pin(pins, directory)
+
+
+def _furnish(order: SandboxOrder) -> None:
     if order.hostname:
         linux.set_hostname(order.hostname)
     if order.netns:
         _raise_loopback()
-    _write_sysctls(order.sysctls)
+    parameters.write(sysctls.of("uts", order.sysctls))
+
+
+def _pin(pins: Mapping[str, str], directory: str) -> None:
     for kind, pin in pins.items():
         os.makedirs(os.path.dirname(pin), mode=0o711, exist_ok=True)
         os.close(os.open(pin, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
-        mounts.bind(f"/proc/thread-self/ns/{kind}", pin)
+        mounts.bind(f"{directory}/{kind}", pin)
+
+
+def _give(path: Path, order: SandboxOrder) -> None:
+    """Let the pod's root own what containers write to."""
+    if order.users is not None:
+        os.chown(path, order.users.uids[0].host_id, order.users.gids[0].host_id)
 
 
 def _raise_loopback() -> None:
@@ -189,17 +223,6 @@ def _raise_loopback() -> None:
         request = struct.pack("16sH14x", b"lo", 0)
         flags: int = struct.unpack_from("H", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request), 16)[0]
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
-
-
-def _write_sysctls(sysctls: Mapping[str, str]) -> None:
-    for name, value in sysctls.items():
-        # With "/" as separator a "." is part of a name, as in net/ipv4/conf/eth0.100/forwarding: sysctl(8).
-        path = name if "/" in name else name.replace(".", "/")
-        try:
-            with open(f"/proc/sys/{path}", "w", encoding="utf-8") as file:
-                file.write(value)
-        except OSError as error:
-            raise EffectFailed(f"sysctl {name!r} = {value[:100]!r}: {error.strerror}") from error
 
 
 def _unlink(path: Path) -> None:

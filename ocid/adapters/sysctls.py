@@ -1,22 +1,36 @@
-"""Network sysctls, as the namespace of the thread that looks has them."""
+"""Writing kernel parameters in a pod's namespaces, from a thread that has entered them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
-_SYSCTLS = Path("/proc/sys/net")
+from ocid.adapters import linux
+from ocid.domain import sysctls
+from ocid.errors import EffectFailed
 
 
-def read(sysctl: str) -> str:
-    """Read a sysctl such as ``ipv6/conf/all/forwarding``; "" when the kernel has none."""
+def write(wanted: Mapping[str, str]) -> None:
+    """Write parameters in the calling thread's namespaces.
+
+    Raises:
+        EffectFailed: the kernel has no such parameter there, or refuses the value; the message names it.
+    """
+    for name, value in wanted.items():
+        try:
+            with open(f"/proc/sys/{sysctls.path_of(name)}", "w", encoding="utf-8") as file:
+                file.write(value)
+        except OSError as error:
+            raise EffectFailed(f"sysctl {name!r} = {value[:100]!r}: {error.strerror}") from error
+
+
+def write_inside(wanted: Mapping[str, str], namespace: str, flags: int) -> None:
+    """Enter the namespace pinned at *namespace* with the calling thread, which must end soon, and write there.
+
+    Raises:
+        EffectFailed: the namespace is gone, or the kernel refuses.
+    """
     try:
-        return (_SYSCTLS / sysctl).read_text().strip()
-    except FileNotFoundError:
-        return ""
-
-
-def write(group: str, name: str, key: str, value: str) -> None:
-    """Set a sysctl unless it is so; one that the kernel lacks is passed by. Interface names may hold dots."""
-    path = _SYSCTLS / group / name / key
-    if read(str(path)) not in ("", value):
-        path.write_text(value)
+        linux.enter_pinned(namespace, flags)
+    except OSError as error:
+        raise EffectFailed(f"namespace {namespace!r}: {error.strerror}") from error
+    write(wanted)

@@ -6,20 +6,22 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from ocid.actors import volumes
 from ocid.cri import recordable, translate, validate
 from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.domain.configs import ContainerConfig
+from ocid.domain import cdi
+from ocid.domain.configs import ContainerConfig, Mount
 from ocid.domain.container import Create
 from ocid.domain.pod import Pod
 from ocid.domain.redaction import redact
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path
 from ocid.domain.spec.signals import signal_name, stop_signal
-from ocid.errors import Unsupported, WrongState, revive
+from ocid.errors import InvalidRequest, NotFound, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
-from ocid.ids import ContainerId, digest_of, stream
+from ocid.ids import ContainerId, ImageId, digest_of, stream
 from ocid.projections.containers import ContainerKey
 
 
@@ -42,7 +44,10 @@ async def create_container(
     if not pod.is_ready:
         raise WrongState("pod", pod.declared.pod_id, wants="ready", is_now=pod.phase)
     config = translate.container_config(request.config)
-    _refuse_unsupported(config)
+    cdi.requested(config)
+    pod_security = facade.view.pods.config(pod.declared.pod_id).linux.security_context
+    if config.linux.security_context.privileged and not pod_security.privileged:
+        raise InvalidRequest("config.linux.security_context.privileged is set, but the pod is not privileged")
     key = ContainerKey(pod.declared.pod_id, config.metadata.name, config.metadata.attempt)
     containers = facade.core.containers
     actor = containers.joined(key)
@@ -55,7 +60,9 @@ async def create_container(
     state = await actor.until(lambda one: one.prepared is not None or one.ended)
     if state.prepare_failed is not None:
         containers.release_key(actor)
-        raise revive(state.prepare_failed.error, f"container {config.metadata.name}: {state.prepare_failed.message}")
+        failed = state.prepare_failed
+        known = failed.message.startswith(volumes.FAILED)  # which the kubelet wants at the beginning
+        raise revive(failed.error, failed.message if known else f"container {config.metadata.name}: {failed.message}")
     assert state.declared is not None, "a container that was asked for is declared"
     return pb.CreateContainerResponse(container_id=state.declared.container_id)
 
@@ -90,6 +97,7 @@ def _declare(facade: Facade, config: ContainerConfig, pod: Pod) -> tuple[Declare
         writable=str(settings.root / "containers" / container_id),
         cgroup=cgroups_path(driver, pod.declared.cgroup_parent, container_id),
         stop_signal=signal_name(stop_signal(config, facts.config)),
+        image_mounts=tuple(_image_of(facade, mount) for mount in config.mounts if mount.image is not None),
     )
     return declared, document, secrets
 
@@ -99,14 +107,9 @@ def _log_path(directory: str, path: str) -> str:
     return str(PurePosixPath(directory) / path) if directory and path else ""
 
 
-def _refuse_unsupported(config: ContainerConfig) -> None:
-    """Refuse what would otherwise be left out silently.
-
-    Raises:
-        Unsupported: the request asks for image volumes or CDI devices.
-    """
-    for mount in config.mounts:
-        if mount.image is not None:
-            raise Unsupported(f"mount at {mount.container_path!r}: image volumes are not supported by this build")
-    if config.cdi_devices:
-        raise Unsupported(f"CDI device {config.cdi_devices[0]!r}: CDI is not supported by this build")
+def _image_of(facade: Facade, mount: Mount) -> ImageId:
+    assert mount.image is not None, "chosen by that"
+    try:
+        return facade.image_id(mount.image.image)
+    except NotFound as error:
+        raise volumes.failure(mount, error.message) from error

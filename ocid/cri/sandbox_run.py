@@ -14,6 +14,7 @@ from ocid.errors import Unsupported, revive
 from ocid.events.envelope import Context
 from ocid.events.pod import Declared
 from ocid.ids import PodId, digest_of, stream
+from ocid.ports import HandlerFeatures
 from ocid.projections.pods import PodKey
 
 
@@ -24,15 +25,15 @@ async def run_pod_sandbox(
 
     Raises:
         InvalidRequest: the request is malformed, or names an unknown handler.
+        Unsupported: it asks for a user namespace, which handler or kernel cannot give.
         Exhausted: no address is free.
         EffectFailed: making it failed; nothing of it is left, or is listed until it could be taken down.
     """
     validate.run_pod_sandbox(request)
     config = translate.pod_config(request.config)
-    facade.handler(request.runtime_handler)
+    handler = facade.handler(request.runtime_handler)
     parent_path(CgroupDriver(facade.core.host.settings.cgroup_driver), config.linux.cgroup_parent)
-    if config.linux.security_context.namespace_options.user_namespace is not None:
-        raise Unsupported("user namespaces are not supported by this build; run the pod without hostUsers: false")
+    _check_users(config, handler)
     meta = config.metadata
     key = PodKey(meta.namespace, meta.name, meta.uid, meta.attempt)
     pods = facade.core.pods
@@ -79,5 +80,22 @@ def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared,
         host_ipc=options.ipc is NamespaceMode.NODE,
         host_pid=options.pid is NamespaceMode.NODE,
         shared_pid=options.pid is NamespaceMode.POD,
+        userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
     )
     return declared, document
+
+
+def _check_users(config: PodConfig, handler: HandlerFeatures) -> None:
+    """A user namespace needs a handler that maps ids, and owns the namespaces that the pod has.
+
+    Raises:
+        Unsupported: the message names what is missing.
+    """
+    options = config.linux.security_context.namespace_options
+    if options.user_namespace is None:
+        return
+    if not handler.user_namespaces:
+        raise Unsupported(f"user namespaces: {handler.lacks_for_users or 'the handler has none'}")
+    for kind in ("network", "ipc", "pid"):
+        if getattr(options, kind) is NamespaceMode.NODE:
+            raise Unsupported(f"user namespaces with the host's {kind} namespace: wanted one of the pod's own")

@@ -19,6 +19,7 @@ ARGUMENT_BYTES_MAX: Final = 128 * 1024 - 1  # MAX_ARG_STRLEN, execve(2)
 ARGUMENTS_BYTES_MAX: Final = 2 * 1024 * 1024  # a quarter of the default 8 MiB stack, execve(2)
 ENVS_MAX: Final = 16_384
 DEVICES_MAX: Final = 4096
+IMAGE_MOUNTS_MAX: Final = 8  # each is named in the container's declaration, which is one record of the log
 CDI_NAME_BYTES_MAX: Final = 512
 MAPPINGS_MAX: Final = 340  # lines of uid_map, user_namespaces(7)
 
@@ -68,6 +69,7 @@ def _log_path(path: str, field: str) -> None:
 def _mounts(mounts: Sequence[pb.Mount], where: str) -> None:
     """Two mounts of one place are refused, for one of them would be seen by nobody; the same one twice is not."""
     checks.at_most(len(mounts), where, MOUNTS_MAX)
+    checks.at_most(sum(bool(mount.image.image) for mount in mounts), f"{where} with an image", IMAGE_MOUNTS_MAX)
     taken: dict[str, pb.Mount] = {}
     for index, mount in enumerate(mounts):
         _mount(mount, f"{where}[{index}]")

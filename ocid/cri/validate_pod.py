@@ -10,6 +10,7 @@ from ocid.cri import checks, translate
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.cri.validate_resources import linux_resources
 from ocid.cri.validate_security import ids, namespace_options, profile, selinux
+from ocid.domain import sysctls
 from ocid.domain.resolv import resolv_conf
 from ocid.errors import InvalidRequest
 
@@ -24,8 +25,6 @@ SYSCTL_BYTES_MAX: Final = 4096  # of a value: a page, which is what the kernel t
 
 _HOSTNAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _SYSCTL: Final = re.compile(r"[A-Za-z0-9_*-]+(?:[./][A-Za-z0-9_*-]+)+")
-_NET_SYSCTLS: Final = "net."
-_IPC_SYSCTLS: Final = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 
 
 def pod_config(config: pb.PodSandboxConfig, where: str) -> None:
@@ -104,9 +103,7 @@ def _sysctls(linux: pb.LinuxPodSandboxConfig, where: str) -> None:
         if _SYSCTL.fullmatch(name) is None:
             raise InvalidRequest(f"{where} has {name[:100]!r}, wanted a name such as 'net.core.somaxconn'")
         checks.short(value, f"{where}[{name[:100]!r}]", SYSCTL_BYTES_MAX)
-        dotted = name.replace("/", ".")
-        of_net, of_ipc = dotted.startswith(_NET_SYSCTLS), dotted.startswith(_IPC_SYSCTLS)
-        if (of_net and options.network == pb.NODE) or (of_ipc and options.ipc == pb.NODE):
-            raise InvalidRequest(f"{where} has {name[:100]!r}, but the pod shares that namespace with the host")
-        if not (of_net or of_ipc):
-            raise InvalidRequest(f"{where} has {name[:100]!r}, which is the whole node's: wanted one of a namespace")
+    try:
+        sysctls.check(linux.sysctls, sysctls.own_namespaces(translate.namespace_options(options)))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}: {error.message}") from None

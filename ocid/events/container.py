@@ -28,6 +28,7 @@ class Declared(Event, frozen=True, kw_only=True):
     writable: str  # directory of the writable layer
     cgroup: str  # OCI linux.cgroupsPath
     stop_signal: str = ""  # by name; "" is SIGTERM
+    image_mounts: tuple[ImageId, ...] = ()  # of the mounts that name an image, in order; at BUNDLE/images/POSITION
 
 
 class Prepared(Event, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ class Declared(Event, frozen=True, kw_only=True):
     host_ipc: bool = False
     host_pid: bool = False
     shared_pid: bool = False  # one PID namespace for the pod, held by a pause process
+    userns: str = ""  # path of the pinned user namespace, which owns the pod's others; "" for the host's
 
 
 class Prepared(Event, frozen=True, kw_only=True):

@@ -141,6 +141,7 @@ class HandlerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     recursive_read_only_mounts: bool = False
     user_namespaces: bool = False
+    lacks_for_users: str = ""  # what is missing for user namespaces, and what would do
 
 
 class ExecProcess(msgspec.Struct, frozen=True, kw_only=True):

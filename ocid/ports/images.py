@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from ocid.domain.cdi import Source as CdiSource
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.ids import ChainId, Digest, ImageId
@@ -100,11 +101,31 @@ class Layers(Protocol):
     async def remove(self, chain_id: ChainId) -> None:
         """Remove a layer. Nothing there is success."""
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
-        """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent."""
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
+        """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent.
+
+        Files are owned as the user namespace pinned at *userns* maps their owners; "" leaves them as they are.
+
+        Raises:
+            Unsupported: kernel or file system cannot map owners.
+        """
+
+    async def mount_image(
+        self,
+        order: ContainerOrder,
+        number: int,
+        layers: Sequence[ChainId],
+        sub_path: str,
+        userns: str = "",
+    ) -> Path:
+        """Mount an image read-only at the bundle's images/*number*; return where *sub_path* of it is. Idempotent.
+
+        Raises:
+            EffectFailed: it has no such path, or the kernel refused.
+        """
 
     async def unmount(self, order: ContainerOrder) -> None:
-        """Unmount it. Not mounted is success."""
+        """Unmount root file system and images. Not mounted is success."""
 
     async def remove_writable(self, order: ContainerOrder) -> None:
         """Remove the container's writable layer and bundle directory."""
@@ -162,7 +183,8 @@ class HostFiles(Protocol):
         """Resolve symbolic links of a bind mount's source; make a missing one a directory when *create* is set.
 
         Raises:
-            EffectFailed: it is missing, or cannot be made.
+            InvalidRequest: it is missing.
+            EffectFailed: it cannot be made.
         """
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
@@ -173,6 +195,12 @@ class HostFiles(Protocol):
 
     def read(self, path: str, limit: int) -> bytes:
         """Read at most *limit* bytes of a host file, such as a seccomp profile."""
+
+    def apparmor_profiles(self) -> frozenset[str] | None:
+        """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""
+
+    def cdi_specs(self) -> Sequence[CdiSource]:
+        """Return the specifications of CDI devices that this node has now, in the order of directories and names."""
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):

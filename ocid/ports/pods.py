@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from ocid.domain.configs import DnsConfig, PortMapping
+from ocid.domain.configs import DnsConfig, PortMapping, UserNamespace
 from ocid.ids import PodId
 
 
@@ -42,13 +42,18 @@ class SandboxOrder(msgspec.Struct, frozen=True, kw_only=True):
     handler: str
     sysctls: Mapping[str, str]  # written inside the pod's namespaces
     shm_bytes: int = 64 << 20
+    userns: str = ""  # path to pin the user namespace at; "" shares the host's
+    users: UserNamespace | None = None  # its mappings
 
 
 class Sandboxes(Protocol):
     """Namespaces, mounts, files and the pause process of pods."""
 
     async def prepare(self, order: SandboxOrder) -> None:
-        """Pin net, ipc and uts namespaces, mount /dev/shm, write resolv.conf and hostname, apply sysctls."""
+        """Pin net, ipc and uts namespaces, mount /dev/shm, write files, apply sysctls but the network's."""
+
+    async def tune(self, order: SandboxOrder) -> None:
+        """Write the network's sysctls. Called when the network is attached, and again after a crash then."""
 
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it."""

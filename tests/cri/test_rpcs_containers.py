@@ -320,10 +320,15 @@ async def test_create_refuses_what_is_missing(daemon: Daemon, pod_id: str) -> No
         ({"working_dir": "/a\0b"}, Status.INVALID_ARGUMENT, "NUL"),
         (
             {"mounts": [pb.Mount(container_path="/i", image=pb.ImageSpec(image="x"), readonly=True)]},
-            Status.UNIMPLEMENTED,
-            "image volumes",
+            Status.UNKNOWN,
+            "ImageVolumeMountFailed: mount of image 'x' at '/i': image 'x' not found",
         ),
-        ({"CDI_devices": [pb.CDIDevice(name="vendor.com/gpu=0")]}, Status.UNIMPLEMENTED, "vendor.com/gpu=0"),
+        (
+            {"mounts": [pb.Mount(container_path="/i", image=pb.ImageSpec(image=IMAGE), readonly=True)] * 9},
+            Status.INVALID_ARGUMENT,
+            "config.mounts with an image has 9 entries, the limit is 8",
+        ),
+        ({"CDI_devices": [pb.CDIDevice(name="vendor.com/gpu")]}, Status.INVALID_ARGUMENT, "wanted 'vendor/class=device'"),
     ],
 )
 async def test_create_refuses(daemon: Daemon, pod_id: str, fields: dict[str, Any], status: Status, words: str) -> None:
@@ -343,6 +348,37 @@ async def test_a_container_that_cannot_be_prepared_leaves_nothing_and_may_be_tri
     assert await listed(daemon) == []
     assert "bundles" not in daemon.left()
     assert await daemon.create(pod_id)
+
+
+async def test_an_image_is_mounted_and_shown_with_its_id(daemon: Daemon, pod_id: str) -> None:
+    volume = pb.ImageSpec(image=IMAGE, user_specified_image="app:1")
+    mount = pb.Mount(container_path="/i", image=volume, readonly=True, image_sub_path="a")
+    plain = pb.Mount(container_path="/h", host_path="/srv", image=pb.ImageSpec())
+    container_id = await daemon.create(pod_id, mounts=[plain, mount])
+
+    image_id = daemon.facade.image_id(IMAGE)
+    mount.image.image_ref = image_id
+    plain.ClearField("image")
+    assert list((await daemon.status(container_id)).mounts) == [plain, mount]
+    (declared,) = daemon.log(container.Declared)
+    assert declared.event.image_mounts == (image_id,)
+    place = f"{declared.event.bundle}/images/1"
+    assert place in daemon.node.world.mounts
+    spec = json.loads(daemon.node.world.paths[f"{declared.event.bundle}/config.json"])
+    options = ["rbind", "rprivate", "ro", "nosuid", "nodev"]
+    expected = {"destination": "/i", "type": "bind", "source": f"{place}/a", "options": options}
+    assert expected in spec["mounts"]
+    await remove(daemon, container_id)
+    assert place not in daemon.node.world.mounts
+
+
+async def test_an_image_without_the_sub_path_is_refused_as_the_kubelet_expects(daemon: Daemon, pod_id: str) -> None:
+    volume = pb.Mount(container_path="/i", image=pb.ImageSpec(image=IMAGE), readonly=True, image_sub_path="missing/x")
+    with refused(Status.UNKNOWN, "") as error:
+        await daemon.create(pod_id, mounts=[volume])
+    assert error.value.message.startswith(f"ImageVolumeMountFailed: mount of image '{IMAGE}' at '/i': sub path")
+    await trio.sleep(2)
+    assert "bundles" not in daemon.left()
 
 
 # --- start -----------------------------------------------------------------------------------------------------------

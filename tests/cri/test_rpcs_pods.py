@@ -12,6 +12,7 @@ from grpclib.exceptions import GRPCError
 
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import pod
+from ocid.ports import HandlerFeatures
 from tests.cri.daemon import ANNOTATIONS, LABELS, Daemon, pod_config, refused
 from tests.fakes.pods import FakeClock
 from tests.fakes.world import EPOCH_NS, World
@@ -240,6 +241,26 @@ async def test_run_refuses(daemon: Daemon, request_: Any, status: Status, words:
 
     assert await listed(daemon) == []
     assert daemon.log(pod.Declared) == []
+
+
+async def test_user_namespaces_are_declared_where_the_handler_has_them(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able = {"": HandlerFeatures(path="/usr/bin/runc", version="1.2", user_namespaces=True)}
+    monkeypatch.setattr(daemon.core.host.runtime, "handlers", lambda: able)
+    config = pod_config()
+    mapping = pb.IDMapping(host_id=65536, container_id=0, length=65536)
+    users = pb.UserNamespace(mode=pb.POD, uids=[mapping], gids=[mapping])
+    config.linux.security_context.namespace_options.userns_options.CopyFrom(users)
+    pod_id = (await daemon.client.RunPodSandbox(pb.RunPodSandboxRequest(config=config))).pod_sandbox_id
+    (declared,) = daemon.log(pod.Declared)
+    assert declared.event.userns == f"{declared.event.run_dir}/ns/user"
+    answer = await daemon.client.PodSandboxStatus(pb.PodSandboxStatusRequest(pod_sandbox_id=pod_id))
+    assert answer.status.linux.namespaces.options.userns_options == users
+    config.metadata.attempt = 1
+    config.linux.security_context.namespace_options.network = pb.NODE
+    with refused(Status.UNIMPLEMENTED, "user namespaces with the host's network namespace"):
+        await daemon.client.RunPodSandbox(pb.RunPodSandboxRequest(config=config))
 
 
 async def test_user_namespaces_are_refused_and_not_ignored(daemon: Daemon) -> None:

@@ -76,7 +76,7 @@ def test_good_pods_pass(text: str) -> None:
         ("config { port_mappings { container_port: 1 host_port: 65536 } }", "host_port"),
         ("config { port_mappings { container_port: -1 } }", "container_port"),
         (_security("namespace_options { network: CONTAINER }"), "network"),
-        (_security("namespace_options { network: NODE }"), "shares that namespace"),
+        (_security("namespace_options { network: NODE }"), "'net.core.somaxconn' needs a pod's own net namespace"),
         (_security("namespace_options { ipc: TARGET }"), "ipc"),
         (_security("namespace_options { pid: TARGET }"), "pid"),
         (_security("namespace_options { userns_options { mode: CONTAINER } }"), "userns_options.mode"),

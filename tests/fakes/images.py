@@ -168,7 +168,7 @@ class FakeLayers:
                 await self._life.step("layers.remove renamed")
             self._world.paths.pop(trash, None)
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId]) -> Path:
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
         world, rootfs = self._world, f"{order.bundle}/rootfs"
         async with self._life.effect("layers.mount", order.container_id):
             missing = [layer for layer in layers if layer not in world.layers]
@@ -181,8 +181,32 @@ class FakeLayers:
                 world.mount(rootfs, layers)
         return Path(rootfs)
 
+    async def mount_image(
+        self,
+        order: ContainerOrder,
+        number: int,
+        layers: Sequence[ChainId],
+        sub_path: str,
+        userns: str = "",
+    ) -> Path:
+        world, place = self._world, f"{order.bundle}/images/{number}"
+        async with self._life.effect("layers.mount_image", order.container_id):
+            missing = [layer for layer in layers if layer not in world.layers]
+            if missing:
+                raise EffectFailed(f"layer {missing[0]} is not in the store")
+            if sub_path.startswith("missing"):
+                raise EffectFailed(f"sub path {sub_path!r} of the image: No such file or directory")
+            for directory in (order.bundle, f"{order.bundle}/images", place):
+                world.paths.setdefault(directory, b"")
+            if place not in world.mounts:
+                world.mount(place, layers)
+        return Path(place, sub_path)
+
     async def unmount(self, order: ContainerOrder) -> None:
         async with self._life.effect("layers.unmount", order.container_id):
+            for place in [one for one in self._world.mounts if one.startswith(f"{order.bundle}/images/")]:
+                self._world.unmount(place)
+                await self._life.step("layers.unmount image")
             rootfs = f"{order.bundle}/rootfs"
             if rootfs in self._world.mounts:
                 if order.container_id in self._world.contained:

@@ -16,6 +16,7 @@ from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
     ContainerSecurityContext,
+    IdMapping,
     LinuxContainerConfig,
     LinuxPodConfig,
     LinuxResources,
@@ -24,6 +25,7 @@ from ocid.domain.configs import (
     NamespaceOptions,
     PodConfig,
     PodSecurityContext,
+    UserNamespace,
 )
 from ocid.domain.redaction import DEFAULT_RULES, redact
 from ocid.errors import NotFound, OcidError, Unavailable, WrongState, revive
@@ -31,7 +33,7 @@ from ocid.events import container as container_events
 from ocid.events import exec as exec_events
 from ocid.events import pod as pod_events
 from ocid.events.envelope import Context
-from ocid.ids import ContainerId, ExecId, PodId, digest_of
+from ocid.ids import ContainerId, ExecId, ImageId, PodId, digest_of
 from ocid.ports import Credentials
 from ocid.projections.containers import ContainerKey
 from ocid.projections.pods import PodKey
@@ -43,11 +45,15 @@ TRIES_MAX = 60
 SALT = b"salt of the simulation"
 
 
-def pod_config(name: str = "web", *, attempt: int = 0, shared_pid: bool = False, host: bool = False) -> PodConfig:
+def pod_config(
+    name: str = "web", *, attempt: int = 0, shared_pid: bool = False, host: bool = False, users: bool = False
+) -> PodConfig:
     """A pod as a kubelet asks for it."""
+    mapping = (IdMapping(host_id=1 << 20, length=65_536),)
     options = NamespaceOptions(
         network=NamespaceMode.NODE if host else NamespaceMode.POD,
         pid=NamespaceMode.POD if shared_pid else NamespaceMode.CONTAINER,
+        userns_options=UserNamespace(uids=mapping, gids=mapping) if users else None,
     )
     return PodConfig(
         metadata=Metadata(name=name, uid=f"uid-{name}", namespace="prod", attempt=attempt),
@@ -195,6 +201,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             run_dir=str(run_dir),
             cgroup_parent=f"/ocid/{pod_id}",
             shared_pid=options.pid is NamespaceMode.POD,
+            userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
         )
         actor = core.pods.create(pod_id, key)
         await actor.ask(pod.Run(declared=declared), KUBELET, (document,))
@@ -256,8 +263,16 @@ def _declare(
         writable=str(settings.root / "containers" / container_id),
         cgroup=f"{declared.cgroup_parent}/{container_id}",
         stop_signal=config.stop_signal,
+        image_mounts=tuple(_image_of(images, mount.image.image) for mount in config.mounts if mount.image is not None),
     )
     return made, document, secrets
+
+
+def _image_of(images: catalog.Catalog, name: str) -> ImageId:
+    image_id = catalog.find(images, name)
+    if image_id is None:
+        raise NotFound("image", name)
+    return image_id
 
 
 async def _start(core: Core, container_id: ContainerId) -> None:

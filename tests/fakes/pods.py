@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import trio
 
+from ocid.domain import cdi
 from ocid.domain.spec.inputs import DeviceNode
-from ocid.errors import EffectFailed
+from ocid.errors import EffectFailed, InvalidRequest
 from ocid.ids import PodId
 from ocid.ports import Attachment, NetworkOrder, Process, SandboxOrder
 from tests.fakes.life import Life
@@ -50,7 +51,7 @@ class FakeHostFiles:
 
     def resolve_mount(self, host_path: str, *, create: bool) -> str:
         if host_path.startswith("/missing") and not create:
-            raise EffectFailed(f"{host_path} does not exist")
+            raise InvalidRequest(f"{host_path} does not exist")
         return host_path
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
@@ -61,6 +62,12 @@ class FakeHostFiles:
 
     def read(self, path: str, limit: int) -> bytes:
         return b""
+
+    def apparmor_profiles(self) -> frozenset[str] | None:
+        return frozenset()
+
+    def cdi_specs(self) -> Sequence[cdi.Source]:
+        return ()
 
 
 class FakeSandboxes:
@@ -84,6 +91,13 @@ class FakeSandboxes:
                 await self._life.step(f"sandbox.prepare {pin.rpartition('/')[2]}")
                 if pin not in world.pins:
                     world.pin(pin, order.pod_id)
+
+    async def tune(self, order: SandboxOrder) -> None:
+        if not order.sysctls:
+            return
+        async with self._life.effect("sandbox.tune", order.pod_id):
+            if order.netns not in self._world.pins:
+                raise EffectFailed(f"no such network namespace: {order.netns}")
 
     async def start_pause(self, order: SandboxOrder) -> Process:
         async with self._life.effect("sandbox.start_pause", order.pod_id):
@@ -136,7 +150,8 @@ class FakeSandboxes:
     def _pins(order: SandboxOrder) -> list[str]:
         ns = f"{order.run_dir}/ns"
         pins = [order.netns, f"{ns}/uts"] if order.netns else []
-        return pins if order.host_ipc else [*pins, f"{ns}/ipc"]
+        pins = pins if order.host_ipc else [*pins, f"{ns}/ipc"]
+        return [order.userns, *pins] if order.userns else pins
 
 
 class FakeNetwork:

@@ -255,6 +255,21 @@ def test_sysctls(kubelet: Kubelet) -> None:
     assert kubelet.run(pod_id, "sh", "-c", script) == (0, "80\n1")
 
 
+def test_sysctls_of_an_interface_are_written_when_it_is_there(daemon: Daemon, kubelet: Kubelet) -> None:
+    sysctls = {"net.ipv4.conf.eth0.accept_local": "1", "net/ipv6/conf/eth0/accept_ra": "0", "kernel.domainname": "nis"}
+    pod_id = kubelet.run_pod(linux={"sysctls": sysctls})
+    names = "net/ipv4/conf/eth0/accept_local net/ipv6/conf/eth0/accept_ra kernel/domainname"
+    assert kubelet.run(pod_id, "sh", "-c", f"cd /proc/sys; cat {names}") == (0, "1\n0\nnis")
+
+    with pytest.raises(GRPCError) as error:
+        kubelet.run_pod(linux={"sysctls": {"net.ipv4.conf.eth9.accept_local": "1"}})
+    assert "Attach: sysctl 'net.ipv4.conf.eth9.accept_local' = '1': No such file" in refused(error)[1]
+
+    with pytest.raises(GRPCError) as error:
+        kubelet.run_pod(network=pb.NODE, linux={"sysctls": {"net.core.somaxconn": "1"}})
+    assert refused(error)[0] is Status.INVALID_ARGUMENT
+
+
 def test_bind_mounts(daemon: Daemon, kubelet: Kubelet) -> None:
     volume = daemon.directory / "volume"
     volume.mkdir(exist_ok=True)

@@ -160,7 +160,7 @@ def test_malformed_pods(daemon: Daemon, kubelet: Kubelet) -> None:
     users = pb.UserNamespace(mode=pb.POD, uids=[pb.IDMapping(host_id=1 << 20, length=65536)])
     users.gids.extend(users.uids)
     config = changed(good, **{f"{options}userns_options": users})
-    table.append((pb.RunPodSandboxRequest(config=config), Status.UNIMPLEMENTED, "user namespaces are not supported"))
+    table.append((pb.RunPodSandboxRequest(config=config), Status.UNIMPLEMENTED, "user namespaces: "))
     check_refusals(daemon, kubelet, "RunPodSandbox", table)
     assert not daemon.view().pods.rows
 
@@ -195,13 +195,14 @@ def test_malformed_containers(daemon: Daemon, kubelet: Kubelet) -> None:
         ({"mounts": [changed(mount, host_path="")]}, bad, "config.mounts[0].host_path is ''"),
         ({"mounts": [changed(mount, propagation=9)]}, bad, "propagation has value 9"),
         ({"mounts": [changed(mount, recursive_read_only=True)]}, bad, "wanted readonly beside it"),
-        ({"mounts": [changed(mount, host_path="/no/such/path")]}, Status.UNKNOWN, "'/no/such/path' does not exist"),
+        ({"mounts": [changed(mount, host_path="/no/such/path")]}, bad, "'/no/such/path' does not exist"),
         (
             {"mounts": [pb.Mount(container_path="/x", image=pb.ImageSpec(image="a:b"), readonly=True)]},
-            Status.UNIMPLEMENTED,
-            "image volumes are not supported",
+            Status.UNKNOWN,
+            "ImageVolumeMountFailed: mount of image 'a:b' at '/x': image 'a:b' not found",
         ),
-        ({"CDI_devices": [pb.CDIDevice(name="a.b/c=d")]}, Status.UNIMPLEMENTED, "CDI device 'a.b/c=d'"),
+        ({"CDI_devices": [pb.CDIDevice(name="a.b/c=d")]}, bad, "CDI device 'a.b/c=d' is in no specification"),
+        ({"CDI_devices": [pb.CDIDevice(name="a.b")]}, bad, "CDI device 'a.b' is no name"),
         (
             {"devices": [pb.Device(host_path="/dev/no-such", permissions="rwm")]},
             Status.UNKNOWN,

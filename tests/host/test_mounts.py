@@ -10,7 +10,8 @@ import pytest
 
 from ocid.adapters import mounts
 from ocid.adapters.hostfiles import HostDirectory
-from ocid.errors import EffectFailed, Exhausted
+from ocid.domain import cdi
+from ocid.errors import EffectFailed, Exhausted, InvalidRequest
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_mountinfo_is_read_as_it_is_escaped() -> None:
 def test_mount_sources_are_resolved_and_made(tmp_path: Path) -> None:
     files = HostDirectory()
     os.symlink(tmp_path / "real", tmp_path / "link")
-    with pytest.raises(EffectFailed, match="does not exist"):
+    with pytest.raises(InvalidRequest, match="does not exist"):
         files.resolve_mount(str(tmp_path / "link"), create=False)
     assert files.resolve_mount(str(tmp_path / "link"), create=True) == str(tmp_path / "real")
     assert (tmp_path / "real").is_dir()
@@ -113,3 +114,30 @@ def test_devices_are_read_as_the_container_will_see_them(tmp_path: Path) -> None
     paths = {node.path for node in files.all_devices()}
     assert {"/dev/null", "/dev/zero"} <= paths
     assert not any(path.startswith("/dev/pts") for path in paths)
+
+
+def test_apparmor_profiles_are_read_by_name(tmp_path: Path) -> None:
+    listed = tmp_path / "profiles"
+    listed.write_text("ocid-default (enforce)\n/usr/bin/man (complain)\ntwo words (unconfined)\n")
+    found = HostDirectory(apparmor=str(listed)).apparmor_profiles()
+    assert found == {"ocid-default", "/usr/bin/man", "two words"}
+    assert HostDirectory(apparmor=str(tmp_path / "none")).apparmor_profiles() is None
+
+
+def test_cdi_specifications_are_read_by_directory_and_name(tmp_path: Path) -> None:
+    low, high = tmp_path / "low", tmp_path / "high"
+    for directory in (low, high):
+        directory.mkdir()
+    (low / "b.json").write_bytes(b"b")
+    (low / "a.yaml").write_bytes(b"a")
+    (low / "c.txt").write_bytes(b"c")
+    (low / "d.json").mkdir()
+    (high / "big.json").write_bytes(bytes(cdi.SPEC_BYTES_MAX + 1))
+    found = HostDirectory(cdi_dirs=(str(low), str(tmp_path / "none"), str(high))).cdi_specs()
+    assert [(Path(one.path).name, one.priority, one.content) for one in found] == [
+        ("a.yaml", 0, None), ("b.json", 0, b"b"), ("big.json", 2, None)
+    ]  # fmt: skip
+    for number in range(cdi.SPECS_MAX + 1):
+        (high / f"{number}.json").touch()
+    with pytest.raises(Exhausted, match="more than 512 CDI specifications"):
+        HostDirectory(cdi_dirs=(str(high),)).cdi_specs()

@@ -97,6 +97,10 @@ async def test_sysctls_are_written_in_the_pods_namespaces_only(world: World, san
     sysctls = {"net.ipv4.ip_unprivileged_port_start": "81", "kernel.shm_rmid_forced": "1", "net/core/somaxconn": "77"}
     order = sandbox_order(world, sysctls=sysctls)
     await sandboxes.prepare(order)
+    assert inside(order, "cat", "/proc/sys/kernel/shm_rmid_forced") == "1"
+    assert inside(order, "cat", "/proc/sys/net/core/somaxconn") != "77", "the network's wait for the network"
+    await sandboxes.tune(order)
+    await sandboxes.tune(order)
 
     assert inside(order, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start") == "81"
     assert inside(order, "cat", "/proc/sys/net/core/somaxconn") == "77"
@@ -114,6 +118,8 @@ async def test_sysctls_are_written_in_the_pods_namespaces_only(world: World, san
         ("net.../../kernel/shmmax", {}),
         ("net.ipv4.ip_forward", {"netns": ""}),
         ("kernel.shmmax", {"host_ipc": True}),
+        ("kernel.domainname", {"netns": "", "hostname": ""}),
+        ("kernel.shm", {}),
     ],
 )
 async def test_a_sysctl_of_the_host_is_refused(
@@ -128,9 +134,14 @@ async def test_a_sysctl_of_the_host_is_refused(
 
 async def test_a_sysctl_that_the_kernel_refuses_fails_with_its_name(world: World, sandboxes: PodSandboxes) -> None:
     order = sandbox_order(world, sysctls={"net.ipv4.no_such_thing": "1"})
-    with pytest.raises(EffectFailed, match="no_such_thing"):
-        await sandboxes.prepare(order)
+    await sandboxes.prepare(order)
+    with pytest.raises(EffectFailed, match=r"sysctl 'net.ipv4.no_such_thing' = '1': No such file"):
+        await sandboxes.tune(order)
+    await sandboxes.release(order)
 
+    order = sandbox_order(world, sysctls={"kernel.shmmni": "many"})
+    with pytest.raises(EffectFailed, match=r"sysctl 'kernel.shmmni' = 'many': Invalid argument"):
+        await sandboxes.prepare(order)
     assert not sandboxes.present(order)
     await sandboxes.release(order)
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import trio
 
-from ocid.domain.configs import LinuxResources
+from ocid.domain.configs import ImageSpec, LinuxResources, Mount
 from ocid.errors import EffectFailed, OcidError
 from tests.fakes.clients import FakeClient
 from tests.fakes.invariants import check
@@ -348,6 +349,37 @@ async def clients_of_a_container(node: Node, kubelet: Kubelet) -> None:
 async def leave_after(client: FakeClient, seconds: float) -> None:
     await trio.sleep(seconds)
     client.leave()
+
+
+async def image_volume(node: Node, kubelet: Kubelet) -> None:
+    """An image that is only mounted is removed meanwhile: its layers stay until its container is gone."""
+    node.shelf.put(WEB, "base", "pages")
+    volume = await kubelet.eventually(kubelet.pull, WEB)
+    image = await image_of(node, kubelet)
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config())
+    mount = Mount(container_path="/pages", readonly=True, image=ImageSpec(image=volume))
+    one = await kubelet.create(pod, container_config("one", image, "run:1000", mounts=(mount,)))
+    await kubelet.start(one)
+    await kubelet.remove_image(volume)
+    await trio.sleep(5)
+    assert len(node.world.layers) == 2, "the layers of a mounted image stay"
+    await kubelet.stop(one, 0)
+    await kubelet.remove(one)
+    await kubelet.remove_pod(pod)
+    await trio.sleep(5)
+    assert node.died or len(node.world.layers) == 1, "and go with the last container, or the next image's removal"
+
+
+@scenario
+async def user_namespace_and_sysctls(node: Node, kubelet: Kubelet) -> None:
+    image = await image_of(node, kubelet)
+    config = pod_config(users=True, shared_pid=True)
+    linux = msgspec.structs.replace(config.linux, sysctls={"net.core.somaxconn": "1"})
+    pod = await kubelet.eventually(kubelet.run_pod, msgspec.structs.replace(config, linux=linux))
+    assert any(pin.endswith("/ns/user") for pin in node.world.pins)
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    await kubelet.remove_pod(pod)
 
 
 @power_cut

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from ocid.domain.configs import LinuxResources, NamespaceMode, PodConfig
+from ocid.domain.spec.classes import intel_rdt, refuse_block_io
 from ocid.domain.spec.devices import device_nodes, device_rules
 from ocid.domain.spec.inputs import (
     DeviceNode,
@@ -56,6 +57,7 @@ __all__ = [
 OCI_VERSION: Final = "1.0.2"  # the oldest that has all we use; OCI runtimes take any 1.x
 PAUSE_OOM_SCORE_ADJ: Final = -998  # as the kubelet's own; the pause process must outlive the containers
 PAUSE_PATH: Final = "/catatonit"  # where the pause process finds itself in its root file system
+CDI_ANNOTATION: Final = "io.ocid.cdi"  # the digest of what CDI devices have added
 PAUSE_ID: Final = 65_535  # uid and gid where the pod names none, "nobody" to Kubernetes' pause image
 
 _KUBERNETES: Final = "io.kubernetes.cri"
@@ -84,7 +86,8 @@ def build_container_spec(inputs: SpecInputs) -> dict[str, object]:
     """
     inputs = _settled(inputs)
     security, host = inputs.container.linux.security_context, inputs.host
-    process = container_process(inputs, apparmor_profile=apparmor_profile(security, inputs.policy, host))
+    apparmor = apparmor_profile(security, inputs.policy, host, inputs.apparmor_loaded)
+    process = container_process(inputs, apparmor_profile=apparmor)
     spec: dict[str, object] = {
         "ociVersion": OCI_VERSION,
         "root": {"path": inputs.rootfs, "readonly": security.readonly_rootfs},
@@ -93,6 +96,8 @@ def build_container_spec(inputs: SpecInputs) -> dict[str, object]:
         "annotations": oci_annotations(inputs),
         "linux": _linux(inputs, _bounding(process)),
     }
+    if inputs.hooks:
+        spec["hooks"] = dict(inputs.hooks)
     return spec
 
 
@@ -151,6 +156,7 @@ def oci_annotations(inputs: SpecInputs) -> dict[str, str]:
         f"{_KUBERNETES}.container-type": "container",
         f"{_KUBERNETES}.container-name": config.metadata.name,
         f"{_KUBERNETES}.image-name": config.image.user_specified_image or config.image.image,
+        **({CDI_ANNOTATION: inputs.cdi} if inputs.cdi else {}),
         **_pod_annotations(inputs.pod, inputs.pod_id),
     }
 
@@ -191,6 +197,10 @@ def _linux(inputs: SpecInputs, bounding: frozenset[str]) -> dict[str, object]:
     propagation = rootfs_propagation(inputs.mounts)
     if propagation:
         linux["rootfsPropagation"] = propagation
+    refuse_block_io(inputs)
+    rdt = intel_rdt(inputs)
+    if rdt is not None:
+        linux["intelRdt"] = dict(rdt)
     if inputs.selinux_mount_label and host.selinux_enabled:
         linux["mountLabel"] = inputs.selinux_mount_label
     return linux

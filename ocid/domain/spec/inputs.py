@@ -6,6 +6,8 @@ written down and replayed: the same inputs give the same spec, byte for byte.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ocid.domain.configs import ContainerConfig, Mount, PodConfig, ProfileType
@@ -82,6 +84,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     seccomp_enabled: bool = True
     apparmor_enabled: bool = False
     selinux_enabled: bool = False
+    resctrl_mounted: bool = False  # /sys/fs/resctrl, without which there is no Intel RDT
     architecture: str = "amd64"  # Go's name, as in image configurations
     kernel: tuple[int, int] = (6, 1)
     hostname: str = ""  # the node's, for host-network pods
@@ -118,8 +121,13 @@ class SpecInputs(msgspec.Struct, frozen=True, kw_only=True):
     paths: PodPaths = PodPaths()
     cgroups_path: str = ""  # from cgroups.cgroups_path
     seccomp_localhost: bytes = b""  # the text of the profile file, where the config names one
+    apparmor_loaded: frozenset[str] | None = None  # the profiles that the kernel has now; None: not looked
     selinux_process_label: str = ""
     selinux_mount_label: str = ""
     extra_env: tuple[str, ...] = ()  # "NAME=value", stronger than the config's (CDI)
+    extra_gids: tuple[int, ...] = ()  # of the process (CDI)
+    hooks: Mapping[str, list[dict[str, object]]] = {}  # OCI hooks (CDI)
+    intel_rdt: Mapping[str, object] | None = None  # OCI linux.intelRdt (CDI)
+    cdi: str = ""  # the digest of what CDI devices add
     policy: SpecPolicy = SpecPolicy()
     host: HostFacts = HostFacts()

@@ -16,6 +16,7 @@ MOUNTS_MAX: Final = 4096  # of one container; the kernel's default is 100,000 in
 TTY_GID: Final = 5  # of /dev/pts/*, the same in every distribution
 
 _QUIET: Final = ("nosuid", "noexec", "nodev")
+_OF_IMAGES: Final = ("rbind", "rprivate", "ro", "nosuid", "nodev")  # executable: critest runs a program of one
 _PROPAGATION: Final = {
     MountPropagation.PRIVATE: "rprivate",
     MountPropagation.HOST_TO_CONTAINER: "rslave",
@@ -92,7 +93,7 @@ def rootfs_propagation(mounts: tuple[ResolvedMount, ...]) -> str:
 
     A mount can only be shared with the host, or follow it, below a root that is not more private than it is.
     """
-    wanted = {one.mount.propagation for one in mounts}
+    wanted = {one.mount.propagation for one in mounts if one.mount.image is None}
     if MountPropagation.BIDIRECTIONAL in wanted:
         return "rshared"
     return "rslave" if MountPropagation.HOST_TO_CONTAINER in wanted else ""
@@ -105,8 +106,9 @@ def normal_path(path: str) -> str:
 
 def _config_mount(resolved: ResolvedMount) -> OciMount:
     mount = resolved.mount
-    readonly = mount.readonly or mount.image is not None  # an image is shared by all who mount it
-    options = ["rbind", _PROPAGATION[mount.propagation], "ro" if readonly else "rw"]
+    if mount.image is not None:  # shared by all who mount it, and nobody's but the store's
+        return _mount(normal_path(mount.container_path), "bind", resolved.source, _OF_IMAGES)
+    options = ["rbind", _PROPAGATION[mount.propagation], "ro" if mount.readonly else "rw"]
     if mount.recursive_read_only:
         options.append("rro")
     found = _mount(normal_path(mount.container_path), "bind", resolved.source, tuple(options))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from ocid.domain.configs import ContainerConfig
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.spec.capabilities import available, capability_sets
@@ -29,6 +31,8 @@ def container_process(inputs: SpecInputs, *, apparmor_profile: str = "") -> dict
     config, image, host, policy = inputs.container, inputs.image, inputs.host, inputs.policy
     security = config.linux.security_context
     user = resolve_user(security, image.user, inputs.passwd, inputs.group)
+    gids = tuple(dict.fromkeys((*user.additional_gids, *inputs.extra_gids)))
+    user = msgspec.structs.replace(user, additional_gids=gids)
     process: dict[str, object] = {
         "terminal": config.tty,
         "user": oci_user(user),

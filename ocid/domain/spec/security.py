@@ -83,13 +83,24 @@ def oci_seccomp(
     return resolve_profile(parse_profile(localhost), capabilities, host.architecture, host.kernel)
 
 
-def apparmor_profile(security: ContainerSecurityContext, policy: SpecPolicy, host: HostFacts) -> str:
+def apparmor_profile(
+    security: ContainerSecurityContext, policy: SpecPolicy, host: HostFacts, loaded: frozenset[str] | None = None
+) -> str:
     """The OCI ``process.apparmorProfile``, or "" for none.
 
+    Args:
+        loaded: the names that the kernel knows, where somebody looked.
     Raises:
-        InvalidRequest: a localhost profile without a name.
+        InvalidRequest: a localhost profile without a name, or one that is not loaded.
         Unsupported: a profile is named and the host has no AppArmor.
     """
+    name = _apparmor_name(security, policy, host)
+    if name and loaded is not None and name not in loaded:
+        raise InvalidRequest(f"apparmor profile {name[:200]!r} is not loaded: load it with apparmor_parser")
+    return name
+
+
+def _apparmor_name(security: ContainerSecurityContext, policy: SpecPolicy, host: HostFacts) -> str:
     if security.privileged:
         return ""
     wanted = security.apparmor

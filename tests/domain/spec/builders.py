@@ -130,6 +130,18 @@ CASES: dict[str, SpecInputs] = {
         security={"namespace_options": namespaces()},
         mounts=(c.Mount(container_path="/v", host_path="/v", uid_mappings=USERNS.uids, gid_mappings=USERNS.gids),),
     ),
+    "image_volumes": inputs(
+        mounts=(
+            c.Mount(
+                container_path="/models/",
+                readonly=True,
+                image=c.ImageSpec(image="sha256:beef"),
+                propagation=c.MountPropagation.BIDIRECTIONAL,  # means nothing for an image
+                uid_mappings=USERNS.uids,
+            ),
+            c.Mount(container_path="/models/own", host_path="/srv/own"),
+        ),
+    ),
     "shared_pid_v1": inputs(
         options=c.NamespaceOptions(),
         host=HostFacts(cgroup_version=1, swap_accounting=False, can_lower_oom_score_adj=False, oom_score_adj=-5),

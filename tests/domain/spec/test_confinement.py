@@ -207,6 +207,19 @@ def test_apparmor_that_the_host_lacks_is_unsupported() -> None:
         apparmor_profile(c.ContainerSecurityContext(apparmor_profile="???"), SpecPolicy(), HostFacts())
 
 
+def test_apparmor_profiles_must_be_loaded() -> None:
+    host = HostFacts(apparmor_enabled=True)
+    local = c.ContainerSecurityContext(apparmor_profile="localhost/mine")
+    assert apparmor_profile(local, SpecPolicy(), host, frozenset({"mine"})) == "mine"
+    with pytest.raises(InvalidRequest, match="apparmor profile 'mine' is not loaded"):
+        apparmor_profile(local, SpecPolicy(), host, frozenset({"other"}))
+    policy, default = SpecPolicy(apparmor_default="ocid-default"), c.ContainerSecurityContext()
+    with pytest.raises(InvalidRequest, match="apparmor profile 'ocid-default' is not loaded"):
+        apparmor_profile(default, policy, host, frozenset())
+    assert apparmor_profile(default, policy, HostFacts(), frozenset()) == "", "no AppArmor: the default means nothing"
+    assert apparmor_profile(c.ContainerSecurityContext(privileged=True), policy, host, frozenset()) == ""
+
+
 def test_path_lists_default_override_and_fall_away() -> None:
     userns = c.NamespaceOptions(userns_options=USERNS)
     assert "/proc/kcore" in path_lists(c.ContainerSecurityContext())[0]

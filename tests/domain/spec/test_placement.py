@@ -55,7 +55,7 @@ def test_a_mount_on_dev_takes_the_defaults_below_away() -> None:
         ({"readonly": True, "recursive_read_only": True}, ["rbind", "rprivate", "ro", "rro"]),
         ({"propagation": c.MountPropagation.HOST_TO_CONTAINER}, ["rbind", "rslave", "rw"]),
         ({"propagation": c.MountPropagation.BIDIRECTIONAL}, ["rbind", "rshared", "rw"]),
-        ({"image": c.ImageSpec(image="x")}, ["rbind", "rprivate", "ro"]),
+        ({"image": c.ImageSpec(image="x")}, ["rbind", "rprivate", "ro", "nosuid", "nodev"]),
     ],
 )
 def test_mount_options(fields: dict[str, Any], options: list[str]) -> None:
