@@ -22,9 +22,10 @@ from ocid.domain.catalog import Catalog
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
+from ocid.domain.nri import Resources
 from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
-from ocid.errors import Exhausted
+from ocid.errors import Exhausted, Unsupported
 from ocid.ids import ContainerId, PodId
 from ocid.projections import containers, pods
 from ocid.projections.view import View
@@ -61,6 +62,16 @@ class Core:
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
         self.catalog.performed_by(CatalogEffects(host, self).perform)
+
+    async def update_resources(self, container_id: ContainerId, wanted: Resources) -> None:
+        """Change a container's resources because a plugin wants it. It must not ask plugins in turn.
+
+        Raises:
+            NotFound: there is no such container.
+            Unsupported: this build cannot.
+        """
+        state = self.container_of(container_id)
+        raise Unsupported(f"container {container_id} is {state.phase}: its resources cannot be changed by this build")
 
     def _container_given_up(self, actor: Actor[Container], reason: str) -> None:
         """A container that nobody watches makes its pod NotReady: the kubelet then replaces the pod."""

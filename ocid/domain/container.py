@@ -96,6 +96,7 @@ class NotePrepared(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+    adjusted: tuple[events.Adjusted, ...] = ()  # one, where plugins changed it
 
 
 class NoteCreated(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,8 +300,9 @@ def _decide_failed(state: Container, note: NoteFailed) -> tuple[ContainerEvent, 
 
 def _decide_made(state: Container, note: NotePrepared | NoteCreated | NoteStarted) -> tuple[ContainerEvent, ...]:
     match note:
-        case NotePrepared(spec=spec, uid=uid, gid=gid, groups=groups):
-            return () if state.prepared is not None else (events.Prepared(spec=spec, uid=uid, gid=gid, groups=groups),)
+        case NotePrepared(spec=spec, uid=uid, gid=gid, groups=groups, adjusted=adjusted):
+            prepared = events.Prepared(spec=spec, uid=uid, gid=gid, groups=groups)
+            return () if state.prepared is not None else (*adjusted, prepared)
         case NoteCreated(pid=pid, start_ticks=ticks):
             return () if state.created is not None else (events.Created(pid=pid, start_ticks=ticks),)
         case NoteStarted(at_ns=at_ns):
@@ -345,7 +347,7 @@ def evolve(state: Container, event: ContainerEvent) -> Container:
             return change(state, removed=True)
         case events.EffectFailed(failures=failures, step=step, message=message):
             return change(state, failures=failures, last_error=f"{step}: {message}")
-        case events.LogReopened():
+        case events.LogReopened() | events.Adjusted():
             return state
         case events.GaveUp(reason=reason):
             return change(state, gave_up=reason)

@@ -2,7 +2,7 @@
 
 The life of a pod, as ``plan`` walks it::
 
-    declared ─ Prepare ─ Attach ─ [StartPause] ─ ready ─ [WatchPause]
+    declared ─ Prepare ─ Attach ─ [StartPause] ─ [Announce] ─ ready ─ [WatchPause]
     stop wanted ─ StopContainers ─ Detach ─ Release ─ stopped
     remove wanted ─ (all of stop) ─ Erase ─ removed
 
@@ -28,6 +28,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     prepared: bool = False
     attached: events.NetworkAttached | None = None
     pause: events.PauseStarted | None = None
+    announced: bool = False
     ready: bool = False
     failed: events.Failed | None = None
     lost: str | None = None
@@ -95,6 +96,10 @@ class NotePaused(msgspec.Struct, frozen=True, kw_only=True):
     start_ticks: int
 
 
+class NoteAnnounced(msgspec.Struct, frozen=True, kw_only=True):
+    """Plugins know of it."""
+
+
 class NoteFailed(msgspec.Struct, frozen=True, kw_only=True):
     """An effect failed in a way that its port foresees."""
 
@@ -140,8 +145,8 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Command = (
-    Run | NotePrepared | NoteAttached | NotePaused | NoteFailed | NoteLost | Stop | NoteContainersStopped
-    | NoteDetached | NoteReleased | Remove | NoteErased | NoteGaveUp
+    Run | NotePrepared | NoteAttached | NotePaused | NoteAnnounced | NoteFailed | NoteLost | Stop
+    | NoteContainersStopped | NoteDetached | NoteReleased | Remove | NoteErased | NoteGaveUp
 )  # fmt: skip
 
 # --- effects ---------------------------------------------------------------------------------------------------------
@@ -157,6 +162,10 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True):
 
 class StartPause(msgspec.Struct, frozen=True, kw_only=True):
     """Run the process that holds the shared PID namespace."""
+
+
+class Announce(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell plugins of the pod, which may refuse it."""
 
 
 class WatchPause(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,8 +200,8 @@ class Erase(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
 
 
-Effect = Prepare | Attach | StartPause | WatchPause | StopContainers | Detach | Release | Erase
-MAKING = (Prepare, Attach, StartPause)  # a failure of these fails the pod; a failure of the others is tried again
+Effect = Prepare | Attach | StartPause | Announce | WatchPause | StopContainers | Detach | Release | Erase
+MAKING = (Prepare, Attach, StartPause, Announce)  # a failure of these fails the pod; that of others is tried again
 
 # --- the three functions ---------------------------------------------------------------------------------------------
 
@@ -218,7 +227,7 @@ def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
             return () if state.gave_up is not None else (events.GaveUp(reason=reason),)
         case NoteFailed():
             return _decide_failed(state, command)
-        case NotePrepared() | NoteAttached() | NotePaused():
+        case NotePrepared() | NoteAttached() | NotePaused() | NoteAnnounced():
             return () if state.stop_wanted else _decide_made(state, command)
         case NoteContainersStopped():
             return (events.ContainersStopped(),) if state.stop_wanted and not state.containers_stopped else ()
@@ -258,7 +267,9 @@ def _decide_failed(state: Pod, note: NoteFailed) -> tuple[PodEvent, ...]:
     return (failed, *_wanting_removal(state))
 
 
-def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused) -> tuple[PodEvent, ...]:
+def _decide_made(
+    state: Pod, note: NotePrepared | NoteAttached | NotePaused | NoteAnnounced
+) -> tuple[PodEvent, ...]:
     made: PodEvent
     match note:
         case NotePrepared():
@@ -273,6 +284,10 @@ def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused) -> 
             if state.pause is not None:
                 return ()
             made = events.PauseStarted(pid=pid, start_ticks=start_ticks)
+        case NoteAnnounced():
+            if state.announced:
+                return ()
+            made = events.Announced()
         case _:
             assert_never(note)
     after = evolve(state, made)
@@ -291,6 +306,8 @@ def evolve(state: Pod, event: PodEvent) -> Pod:
             return change(state, attached=event)
         case events.PauseStarted():
             return change(state, pause=event)
+        case events.Announced():
+            return change(state, announced=True)
         case events.Ready():
             return change(state, ready=True)
         case events.Failed():
@@ -330,9 +347,11 @@ def plan(state: Pod) -> Effect | None:
         return Prepare()
     if declared.network != "host" and state.attached is None:
         return Attach()
-    if declared.shared_pid:
-        if state.pause is None:
-            return StartPause()
+    if declared.shared_pid and state.pause is None:
+        return StartPause()
+    if declared.plugins and not state.announced:
+        return Announce()
+    if state.pause is not None:
         return WatchPause(pid=state.pause.pid, start_ticks=state.pause.start_ticks, failures=state.failures)
     return None
 

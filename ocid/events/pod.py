@@ -29,6 +29,7 @@ class Declared(Event, frozen=True, kw_only=True):
     host_ipc: bool = False
     host_pid: bool = False
     shared_pid: bool = False  # one PID namespace for the pod, held by a pause process
+    plugins: bool = False  # the node's plugins are told of it before it is ready
 
 
 class Prepared(Event, frozen=True, kw_only=True):
@@ -52,6 +53,12 @@ class PauseStarted(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "pod.pause_started"
     pid: int
     start_ticks: int
+
+
+class Announced(Event, frozen=True, kw_only=True):
+    """The node's plugins were told of the pod, and none refused it."""
+
+    TYPE: ClassVar[str] = "pod.announced"
 
 
 class Ready(Event, frozen=True, kw_only=True):
@@ -130,11 +137,11 @@ class GaveUp(Event, frozen=True, kw_only=True):
 
 
 PodEvent = (
-    Declared | Prepared | NetworkAttached | PauseStarted | Ready | Failed | Lost | StopRequested | ContainersStopped
-    | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp
+    Declared | Prepared | NetworkAttached | PauseStarted | Announced | Ready | Failed | Lost | StopRequested
+    | ContainersStopped | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp
 )  # fmt: skip
 
 enter(
-    Declared, Prepared, NetworkAttached, PauseStarted, Ready, Failed, Lost, StopRequested, ContainersStopped,
+    Declared, Prepared, NetworkAttached, PauseStarted, Announced, Ready, Failed, Lost, StopRequested, ContainersStopped,
     NetworkDetached, Stopped, RemoveRequested, Removed, EffectFailed, GaveUp,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from ocid.domain.container import MS, Container, decide, evolve, is_over, observ
 from ocid.errors import WrongState
 from ocid.events import container as events
 from ocid.events.base import REGISTRY
+from ocid.ids import Digest
 from tests.fakes.declared import EMPTY, container_declared
 from tests.fakes.grids import Grid
 
@@ -31,6 +32,7 @@ START_FAILED = events.StartFailed(at_ns=9, error="EffectFailed", message="no")
 LETTERS = {
     "D": "Declared",
     "P": "Prepared",
+    "a": "Adjusted",
     "p": "PrepareFailed",
     "C": "Created",
     "c": "CreateFailed",
@@ -173,6 +175,17 @@ OWED = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_phase_answers_every_command(phase: str, command: str) -> None:
     assert EXPECTED.outcome(decide, PHASES[phase], COMMANDS[command]) == EXPECTED.expected(phase, command)
+
+
+def test_what_plugins_changed_is_told_before_the_preparation_that_holds_it() -> None:
+    adjusted = events.Adjusted(plugins=("10-a",), count=1, changes=Digest("sha256:c"), before=Digest("sha256:b"))
+    note = domain.NotePrepared(spec=Digest("sha256:s"), uid=0, gid=0, adjusted=(adjusted,))
+
+    facts = decide(PHASES["declared"], note)
+
+    assert [type(fact) for fact in facts] == [events.Adjusted, events.Prepared]
+    assert reduce(evolve, facts, PHASES["declared"]).prepared == facts[1]
+    assert decide(PHASES["prepared"], note) == ()
 
 
 def test_the_table_is_complete() -> None:

@@ -21,10 +21,12 @@ from tests.fakes.grids import Grid
 BRIDGE = pod_declared()
 SHARED = pod_declared(shared_pid=True)
 HOST = pod_declared(network="host", netns="", addresses=(), interface="")
+TOLD = pod_declared(plugins=True)
 P, R, S, X = events.Prepared(), events.Ready(), events.StopRequested(), events.RemoveRequested()
 A = events.NetworkAttached(addresses=("10.88.0.2",), via="bridge")
 Z = events.PauseStarted(pid=7, start_ticks=8)
 F = events.Failed(step="Attach", error="EffectFailed", message="no")
+Y = events.Announced()
 C, N, T = events.ContainersStopped(), events.NetworkDetached(), events.Stopped()
 U = events.GaveUp(reason="crashed")
 
@@ -33,6 +35,7 @@ LETTERS = {
     "P": "Prepared",
     "A": "NetworkAttached",
     "Z": "PauseStarted",
+    "Y": "Announced",
     "R": "Ready",
     "F": "Failed",
     "L": "Lost",
@@ -48,27 +51,28 @@ LETTERS = {
 
 EXPECTED = Grid(
     """
-    phase          Run Prepared Attached Paused Failed Lost Stop Emptied Detached Released Remove Erased GaveUp
-    undeclared     D   !        !        !      !      !    .    !       !        !        .      !      .
-    declared       .   P        A        Z      FSX    L    S    .       .        .        SX     .      U
-    declared-host  .   PR       A        Z      FSX    L    S    .       .        .        SX     .      U
-    prepared       .   .        AR       Z      FSX    L    S    .       .        .        SX     .      U
-    attached       .   .        .        ZR     FSX    L    S    .       .        .        SX     .      U
-    ready          .   .        .        ZR     E      L    S    .       .        .        SX     .      U
-    ready-paused   .   .        .        .      E      L    S    .       .        .        SX     .      U
-    ready-host     .   .        AR       ZR     E      L    S    .       .        .        SX     .      U
-    lost           .   .        .        ZR     E      .    S    .       .        .        SX     .      U
-    given-up       .   .        .        ZR     E      L    S    .       .        .        SX     .      .
-    given-up-young .   .        AR       ZR     FSX    L    S    .       .        .        SX     .      .
-    stopping       .   .        .        .      E      .    .    C       N        T        X      .      U
-    stopping-early .   .        .        .      E      .    .    C       N        T        X      .      U
-    emptied        .   .        .        .      E      .    .    .       N        T        X      .      U
-    detached       .   .        .        .      E      .    .    .       .        T        X      .      U
-    stopped        .   .        .        .      E      .    .    .       .        .        X      .      U
-    failed         .   .        .        .      E      .    .    .       N        T        .      .      U
-    removing       .   .        .        .      E      .    .    .       .        .        .      G      U
-    given-up-down  .   .        .        .      E      .    S    C       N        T        X      .      .
-    removed        .   .        .        .      .      .    .    .       .        .        .      .      .
+    phase          Run Prepared Attached Paused Told Failed Lost Stop Emptied Detached Released Remove Erased GaveUp
+    undeclared     D   !        !        !      !    !      !    .    !       !        !        .      !      .
+    declared       .   P        A        Z      Y    FSX    L    S    .       .        .        SX     .      U
+    declared-host  .   PR       A        Z      Y    FSX    L    S    .       .        .        SX     .      U
+    prepared       .   .        AR       Z      Y    FSX    L    S    .       .        .        SX     .      U
+    attached       .   .        .        ZR     Y    FSX    L    S    .       .        .        SX     .      U
+    told           .   .        .        Z      YR   FSX    L    S    .       .        .        SX     .      U
+    ready          .   .        .        ZR     YR   E      L    S    .       .        .        SX     .      U
+    ready-paused   .   .        .        .      YR   E      L    S    .       .        .        SX     .      U
+    ready-host     .   .        AR       ZR     YR   E      L    S    .       .        .        SX     .      U
+    lost           .   .        .        ZR     YR   E      .    S    .       .        .        SX     .      U
+    given-up       .   .        .        ZR     YR   E      L    S    .       .        .        SX     .      .
+    given-up-young .   .        AR       ZR     YR   FSX    L    S    .       .        .        SX     .      .
+    stopping       .   .        .        .      .    E      .    .    C       N        T        X      .      U
+    stopping-early .   .        .        .      .    E      .    .    C       N        T        X      .      U
+    emptied        .   .        .        .      .    E      .    .    .       N        T        X      .      U
+    detached       .   .        .        .      .    E      .    .    .       .        T        X      .      U
+    stopped        .   .        .        .      .    E      .    .    .       .        .        X      .      U
+    failed         .   .        .        .      .    E      .    .    .       N        T        .      .      U
+    removing       .   .        .        .      .    E      .    .    .       .        .        .      G      U
+    given-up-down  .   .        .        .      .    E      .    S    C       N        T        X      .      .
+    removed        .   .        .        .      .    .      .    .    .       .        .        .      .      .
     """,
     LETTERS,
 )
@@ -85,6 +89,7 @@ PHASES = {
     "declared-host": after(HOST),
     "prepared": after(BRIDGE, P),
     "attached": after(SHARED, P, A),
+    "told": after(TOLD, P, A),
     "ready": after(BRIDGE, P, A, R),
     "ready-paused": after(SHARED, P, A, Z, R),
     "ready-host": after(HOST, P, R),
@@ -107,6 +112,7 @@ COMMANDS = {
     "Prepared": domain.NotePrepared(),
     "Attached": domain.NoteAttached(addresses=("10.88.0.2",), via="bridge"),
     "Paused": domain.NotePaused(pid=7, start_ticks=8),
+    "Told": domain.NoteAnnounced(),
     "Failed": domain.NoteFailed(step="Attach", error="EffectFailed", message="no"),
     "Lost": domain.NoteLost(reason="gone"),
     "Stop": domain.Stop(),
@@ -124,6 +130,7 @@ OWED = {
     "declared-host": domain.Prepare(),
     "prepared": domain.Attach(),
     "attached": domain.StartPause(),
+    "told": domain.Announce(),
     "ready": None,
     "ready-paused": domain.WatchPause(pid=7, start_ticks=8, failures=0),
     "ready-host": None,
@@ -228,6 +235,8 @@ def note_of(effect: Any) -> Any:
             return COMMANDS["Attached"]
         case domain.StartPause():
             return COMMANDS["Paused"]
+        case domain.Announce():
+            return COMMANDS["Told"]
         case domain.WatchPause():
             return COMMANDS["Lost"]
         case domain.StopContainers():
