@@ -15,7 +15,7 @@ from ocid.domain.nri import ContainerFacts, ContainerState, Event, PodFacts, Res
 from ocid.domain.nri_cri import from_cri
 from ocid.domain.pod import Pod
 from ocid.domain.spec.recorded import recorded_spec
-from ocid.errors import OcidError
+from ocid.errors import Exhausted, OcidError
 from ocid.events.container import Adjusted
 from ocid.events.node import PluginJoined, PluginLeft
 from ocid.ids import ContainerId, PodId, digest_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ocid")
 
 PLUGINS_NAMED_MAX = 16  # in one event
+SPEC_BYTES_MAX = 4 << 20  # of a specification that plugins changed, as JSON
 
 PodOf = Callable[[PodId], Pod]
 
@@ -74,6 +75,8 @@ class Hooks:
         if not made.changes:
             return Creation(made.spec)
         salt = host.settings.salt + state.declared.container_id.encode()
+        if (size := len(msgspec.json.encode(made.spec))) > SPEC_BYTES_MAX:
+            raise Exhausted(f"plugins make a specification of {size} bytes; at most {SPEC_BYTES_MAX} are allowed")
         before = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
         changes = msgspec.json.encode(made.changes)
         adjusted = Adjusted(

@@ -71,6 +71,7 @@ class PodEffects:
             case domain.StopContainers(failures=failures):
                 await back_off(failures)
                 await self._stop_containers(declared.pod_id)
+                host.plugins.settled(declared.pod_id)
                 await self._hooks.mention_pod(Event.STOP_POD_SANDBOX, state)
                 return Note(domain.NoteContainersStopped())
             case domain.Detach(failures=failures):
@@ -86,6 +87,7 @@ class PodEffects:
             case domain.Erase(failures=failures):
                 await back_off(failures)
                 await self._remove_containers(declared.pod_id)
+                host.plugins.settled(declared.pod_id)
                 if state.ready or (state.failed is not None and state.failed.step == domain.Announce.__name__):
                     await self._hooks.mention_pod(Event.REMOVE_POD_SANDBOX, state)
                 return Note(domain.NoteErased())

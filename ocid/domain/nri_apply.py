@@ -115,7 +115,9 @@ def _variables(old: Sequence[str], wanted: Sequence[tuple[str, str]], claims: _C
     left = {name: value for name, value in wanted if not name.startswith("-")}
     for name, value in left.items():
         if "=" in name or "\0" in name + value:
-            raise InvalidRequest(f"plugin {claims.plugin}: {name!r} is no name, or its value no value, of a variable")
+            raise InvalidRequest(
+                f"plugin {claims.plugin}: {name[:64]!r} is no name, or its value no value, of a variable"
+            )
     made: list[str] = []
     for one in old:
         name = one.partition("=")[0]
@@ -144,7 +146,7 @@ def _rlimits(old: Sequence[Spec], wanted: Adjustment, claims: _Claims) -> list[d
         claims.set("rlimits", limit.kind)
         if limit.soft > limit.hard:
             raise InvalidRequest(
-                f"plugin {claims.plugin}: {limit.kind} is {limit.soft}, above its ceiling {limit.hard}"
+                f"plugin {claims.plugin}: {limit.kind[:64]} is {limit.soft}, above its ceiling {limit.hard}"
             )
         made[limit.kind] = {"type": limit.kind, "soft": limit.soft, "hard": limit.hard}
     return list(made.values())
@@ -158,7 +160,9 @@ def _mounts(old: Sequence[Spec], wanted: Adjustment, claims: _Claims) -> list[di
         if mount.destination.startswith("-"):
             continue
         if not mount.destination.startswith("/"):
-            raise InvalidRequest(f"plugin {claims.plugin}: mount destination {mount.destination!r} is not absolute")
+            raise InvalidRequest(
+                f"plugin {claims.plugin}: mount destination {mount.destination[:64]!r} is not absolute"
+            )
         kept.append(
             {
                 "destination": mount.destination,
@@ -227,7 +231,7 @@ def _devices(
             continue
         if not device.path.startswith("/") or device.kind not in ("b", "c", "u", "p"):
             raise InvalidRequest(
-                f"plugin {claims.plugin}: device {device.path!r} of type {device.kind!r}; "
+                f"plugin {claims.plugin}: device {device.path[:64]!r} of type {device.kind[:8]!r}; "
                 f"wanted an absolute path and b, c, u or p"
             )
         node: dict[str, Any] = {"path": device.path, "type": device.kind, "major": device.major, "minor": device.minor}

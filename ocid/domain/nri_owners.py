@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ocid.domain.nri import Change
 from ocid.errors import AlreadyExists
+
+KEY_CHARS_MAX: Final = 128  # of a name in a message
 
 
 class Owners:
@@ -21,7 +25,7 @@ class Owners:
         """
         owner = self._owners.setdefault((field, key), plugin)
         if owner != plugin:
-            what = f"{field} {key!r}" if key else field
+            what = f"{field} {key[:KEY_CHARS_MAX]!r}" if key else field
             raise AlreadyExists(
                 f"container {self._container_id}: {what} is set by plugin {owner} and by plugin {plugin}; "
                 f"configure one of them not to"

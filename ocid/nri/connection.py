@@ -18,7 +18,8 @@ from ocid.nri.ttrpc import Code, Frame, Kind, M
 
 READ_BYTES = 64 << 10
 CALLS_MAX = 16  # of a plugin, in hand at once
-WRITE_S = 5.0  # for the peer to take what we answer
+WRITE_S = 2.0  # for the peer to take a message off the socket
+WHY_CHARS_MAX = 512
 
 Serve = Callable[[str, str, bytes], Awaitable[Message]]  # (service, method, payload) → answer; raises OcidError
 
@@ -92,7 +93,7 @@ class Connection:
         """End the connection; what runs in ``run`` is cancelled, and every waiting call fails."""
         if self.closed.is_set():
             return
-        self.why = why
+        self.why = why[:WHY_CHARS_MAX]
         self.closed.set()
         for call in self._calls.values():
             call.answered.set()
@@ -123,7 +124,7 @@ class Connection:
         if call.answer is None:
             raise Lost(self.why)
         if call.answer.status.code != ttrpc.OK:
-            raise Refused(call.answer.status.code, tail(call.answer.status.message))
+            raise Refused(call.answer.status.code, tail(call.answer.status.message, WHY_CHARS_MAX))
         try:
             return ttrpc.parse(make, call.answer.payload)
         except ttrpc.MalformedError as error:
@@ -166,19 +167,16 @@ class Connection:
             data = ttrpc.response(number, code=Code.UNKNOWN, message=error.message)
         finally:
             self._serving -= 1
-        with trio.move_on_after(WRITE_S) as limit:
-            await self._send(mux.RUNTIME, data)
-        if limit.cancelled_caught:
-            self.close(f"the plugin did not take an answer in {WRITE_S:g} s")
+        await self._send(mux.RUNTIME, data)
 
     async def _send(self, connection: int, message: bytes) -> None:
+        """Send a whole message, or close. Shielded: whoever gives up waiting must not cut a message short."""
         try:
             async with self._writing:
-                try:
+                with trio.move_on_after(WRITE_S, shield=True) as limit:
                     await self._stream.send_all(mux.frames_of(connection, message))
-                except trio.Cancelled:
-                    self.close("a message was cut short")
-                    raise
+            if limit.cancelled_caught:
+                self.close(f"the plugin did not take a message in {WRITE_S:g} s")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.close("the plugin hung up")
 

@@ -72,6 +72,7 @@ async def serve(
         try:
             for index, base, path in discovered(settings.plugin_dir):
                 await attending.start(_run_launched, plugins, node, spawn, (index, base), path)
+            plugins.opened()
             task_status.started()
             if listener is None:
                 await trio.sleep_forever()

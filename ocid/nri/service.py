@@ -64,6 +64,11 @@ class NriPlugins:
         self._young_pods: dict[str, PodFacts] = {}  # told of, and not in the log yet
         self._young: dict[str, ContainerFacts] = {}  # asked about, and not in the log yet
         self._node: Node | None = None
+        self._opened = trio.Event()  # the plugins that the daemon starts are there
+
+    def opened(self) -> None:
+        """Let pods and containers be made: whoever is to be asked from the beginning on is there."""
+        self._opened.set()
 
     # --- for actors --------------------------------------------------------------------------------------------------
 
@@ -85,19 +90,20 @@ class NriPlugins:
                 overhead_linux_resources=None if pod.overhead is None else told.resources(pod.overhead),
                 linux_resources=None if pod.resources is None else told.resources(pod.resources),
             )
+        if event is Event.RUN_POD_SANDBOX:
+            await self._opened.wait()
         async with self._relay:
             if event is Event.RUN_POD_SANDBOX:
                 self._young_pods[pod.pod_id] = pod
-            elif event in (Event.STOP_POD_SANDBOX, Event.REMOVE_POD_SANDBOX):
-                self._young_pods.pop(pod.pod_id, None)
             for plugin in self._listening(event):
                 await plugin.tell(event, method, request, make_answer)
 
     async def adjust(self, pod: PodFacts, container: ContainerFacts) -> Adjusted:
         owners, updates, together = Owners(container.container_id), Updates(), Adjustment()
         spec, pristine = container.spec, container
-        self._young[container.container_id] = container
+        await self._opened.wait()
         async with self._relay:
+            self._young[container.container_id] = container
             asked = self._listening(Event.CREATE_CONTAINER)
             for plugin in asked:
                 request = pb.CreateContainerRequest(pod=told.pod(pod), container=told.container(container))
@@ -128,8 +134,9 @@ class NriPlugins:
         await self._carry_out(one for one in updates.all() if one.container_id != container.container_id)
         return updates.of(container.container_id) or wanted_resources
 
-    def settled(self, container_id: str) -> bool:
-        return self._young.pop(container_id, None) is not None
+    def settled(self, name: str) -> bool:
+        pod, container = self._young_pods.pop(name, None), self._young.pop(name, None)
+        return pod is not None or container is not None
 
     async def _stopped(self, pod: PodFacts, container: ContainerFacts) -> None:
         request = pb.StopContainerRequest(pod=told.pod(pod), container=told.container(container))

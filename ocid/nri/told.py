@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from ocid.domain.nri import Adjustment, Change, ContainerFacts, Hook, PodFacts, Resources
+from ocid.domain.nri import Adjustment, Change, ContainerFacts, Device, Hook, PodFacts, Resources
 from ocid.domain.nri_apply import HOOKS, resources_of
 from ocid.nri.stubs import nri_pb2 as pb
 
@@ -145,9 +145,7 @@ def resources(wanted: Resources) -> pb.LinuxResources:
 def adjustment(wanted: Adjustment) -> pb.ContainerAdjustment:
     """NRI ContainerAdjustment, for plugins that judge what others want."""
     linux = pb.LinuxContainerAdjustment(
-        devices=[
-            pb.LinuxDevice(path=one.path, type=one.kind, major=one.major, minor=one.minor) for one in wanted.devices
-        ],
+        devices=[_node(one) for one in wanted.devices],
         resources=None if wanted.resources is None else resources(wanted.resources),
         oom_score_adj=None if wanted.oom_score_adj is None else pb.OptionalInt(value=wanted.oom_score_adj),
         seccomp_policy=None if wanted.seccomp is None else _seccomp(wanted.seccomp),
@@ -210,15 +208,28 @@ def _mount(spec: Spec) -> pb.Mount:
 
 
 def _device(spec: Spec) -> pb.LinuxDevice:
-    mode, uid, gid = spec.get("fileMode"), spec.get("uid"), spec.get("gid")
+    return _node(
+        Device(
+            path=spec["path"],
+            kind=spec["type"],
+            major=spec.get("major", 0),
+            minor=spec.get("minor", 0),
+            file_mode=spec.get("fileMode"),
+            uid=spec.get("uid"),
+            gid=spec.get("gid"),
+        )
+    )
+
+
+def _node(device: Device) -> pb.LinuxDevice:
     return pb.LinuxDevice(
-        path=spec["path"],
-        type=spec["type"],
-        major=spec.get("major", 0),
-        minor=spec.get("minor", 0),
-        file_mode=None if mode is None else pb.OptionalFileMode(value=mode),
-        uid=None if uid is None else pb.OptionalUInt32(value=uid),
-        gid=None if gid is None else pb.OptionalUInt32(value=gid),
+        path=device.path,
+        type=device.kind,
+        major=device.major,
+        minor=device.minor,
+        file_mode=None if device.file_mode is None else pb.OptionalFileMode(value=device.file_mode),
+        uid=_uint32(device.uid),
+        gid=_uint32(device.gid),
     )
 
 

@@ -92,9 +92,9 @@ def _refused(message: pb.ContainerAdjustment) -> Iterable[str]:
     """Name what is set and cannot be done; OCI runtimes would take some of it and do nothing."""
     linux = message.linux
     if message.CDI_devices:
-        yield f"the CDI device {message.CDI_devices[0].name!r}"
+        yield f"the CDI device {message.CDI_devices[0].name[:64]!r}"
     if linux.cgroups_path:
-        yield f"the cgroup {linux.cgroups_path!r}"
+        yield f"the cgroup {linux.cgroups_path[:64]!r}"
     for name in ("io_priority", "scheduler", "rdt", "memory_policy"):
         if linux.HasField(name):
             yield name.replace("_", " ")

@@ -68,8 +68,11 @@ class Plugins(Protocol):
             EffectFailed, AlreadyExists, Unsupported: as ``adjust``.
         """
 
-    def settled(self, container_id: str) -> bool:
-        """Take note that a container is in the log, or never will be; say whether ``adjust`` was asked about it."""
+    def settled(self, name: str) -> bool:
+        """Take note that a pod or container is in the log, or never will be; say whether plugins were asked about it.
+
+        *name* is its id. Until then it is among what a plugin that comes is told of.
+        """
 
 
 class NoPlugins:
@@ -89,5 +92,5 @@ class NoPlugins:
     async def update(self, pod: PodFacts, container: ContainerFacts, wanted: Resources) -> Resources:
         return wanted
 
-    def settled(self, container_id: str) -> bool:
+    def settled(self, name: str) -> bool:
         return False
