@@ -190,6 +190,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             run_dir=str(run_dir),
             cgroup_parent=f"/ocid/{pod_id}",
             shared_pid=options.pid is NamespaceMode.POD,
+            plugins=core.host.plugins.enabled,
         )
         actor = core.pods.create(pod_id, key)
         await actor.ask(pod.Run(declared=declared), KUBELET, (document,))
