@@ -56,6 +56,17 @@ class Hooks:
         if self._host.plugins.enabled:
             await self._host.plugins.tell(Event.RUN_POD_SANDBOX, pod_facts(self._host, pod))
 
+    async def updating_pod(self, pod: Pod, overhead: Resources | None, resources: Resources | None) -> None:
+        """Tell plugins what a pod's own resources are about to be.
+
+        Raises:
+            EffectFailed: one refuses it.
+        """
+        plugins = self._host.plugins
+        if plugins.wants(Event.UPDATE_POD_SANDBOX):
+            facts = msgspec.structs.replace(pod_facts(self._host, pod), overhead=overhead, resources=resources)
+            await plugins.tell(Event.UPDATE_POD_SANDBOX, facts)
+
     async def mention_pod(self, event: Event, pod: Pod) -> None:
         """Tell plugins of a pod; what they answer changes nothing."""
         if self._host.plugins.wants(event):

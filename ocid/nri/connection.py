@@ -21,7 +21,9 @@ CALLS_MAX = 16  # of a plugin, in hand at once
 WRITE_S = 2.0  # for the peer to take a message off the socket
 WHY_CHARS_MAX = 512
 
-Serve = Callable[[str, str, bytes], Awaitable[Message]]  # (service, method, payload) → answer; raises OcidError
+Serve = Callable[
+    [str, str, bytes], Awaitable[Message]
+]  # (service, method, payload) → answer; raises OcidError, Unserved
 
 
 class Refused(Exception):
@@ -35,6 +37,10 @@ class Refused(Exception):
 
 class Lost(Exception):
     """The connection ended, or must end, before the answer came."""
+
+
+class Unserved(Exception):
+    """The plugin calls what the runtime does not have."""
 
 
 class TooLarge(Exception):
@@ -160,7 +166,7 @@ class Connection:
             data = ttrpc.response(number, answer.SerializeToString())
         except ttrpc.MalformedError as error:
             data = ttrpc.response(number, code=Code.INVALID_ARGUMENT, message=tail(str(error)))
-        except LookupError:
+        except Unserved:
             what = tail(f"{asked.service}.{asked.method} is not served here", 256)
             data = ttrpc.response(number, code=Code.UNIMPLEMENTED, message=what)
         except OcidError as error:

@@ -8,6 +8,7 @@ Source: github.com/containerd/nri, "Plugin Registration", and pkg/api/plugin.go 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from typing import Final, Protocol
 
 import trio
 
-from ocid.errors import AlreadyExists, InvalidRequest, OcidError
+from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, OcidError
 from ocid.nri.plugin import checked_name
 from ocid.nri.service import NriPlugins
 from ocid.ports.plugins import Node
@@ -63,7 +64,7 @@ async def serve(
     """Start the plugins of the directory, then take in those that connect, until cancelled; then take leave of all.
 
     Raises:
-        AlreadyExists: something else is where the socket is to be.
+        AlreadyExists, EffectFailed: the socket cannot be where it is to be.
     """
     settings = plugins.settings
     listener = None if settings.disable_external else _listen(settings.socket)
@@ -94,7 +95,9 @@ def discovered(directory: Path) -> list[tuple[str, str, Path]]:
     found: list[tuple[str, str, Path]] = []
     try:
         entries = sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            log.warning("no plugins are started from %s: %s", directory, error.strerror)
         return []
     for path in entries:
         index, _, base = path.name.partition("-")
@@ -102,7 +105,10 @@ def discovered(directory: Path) -> list[tuple[str, str, Path]]:
             checked_name(index, base)
         except InvalidRequest:
             continue
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # a link that leads nowhere, or gone
         if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
             continue
         if status.st_uid != 0 or status.st_mode & 0o022:
@@ -150,46 +156,72 @@ async def _run_launched(
     task_status: trio.TaskStatus[None],
 ) -> None:
     """Start one plugin and stay until it is gone. It has *started* when it is taken in, or never will be."""
-    ours, theirs = socket.socketpair()
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-    environment = {
-        "NRI_PLUGIN_NAME": name[1],
-        "NRI_PLUGIN_IDX": name[0],
-        "NRI_PLUGIN_SOCKET": str(DESCRIPTOR),
-    }
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        descriptors = {0: null, 1: 2, 2: 2, DESCRIPTOR: theirs.fileno()}  # what it says goes where we say things
-        child = spawn([str(path)], environment=environment, descriptors=descriptors, new_session=True)
-    except OcidError as error:
-        log.warning("plugin %s cannot be started: %s", path, error.message)
-        ours.close()
+        child, ours = _launch(spawn, name, path)
+    except (OcidError, OSError) as error:
+        log.warning("plugin %s cannot be started: %s", path, error)
         task_status.started()
         return
-    finally:
-        os.close(null)
-        theirs.close()
     try:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         await plugins.welcome(stream, node, pid=child.pid, name=name, task_status=task_status)
     finally:
         await child.end()
 
 
+def _launch(spawn: Spawn, name: tuple[str, str], path: Path) -> tuple[Child, socket.socket]:
+    """Start a plugin; return it and our end of its socket.
+
+    Raises:
+        OcidError, OSError: it cannot be started.
+    """
+    environment = {
+        "NRI_PLUGIN_IDX": name[0],
+        "NRI_PLUGIN_NAME": name[1],
+        "NRI_PLUGIN_SOCKET": str(DESCRIPTOR),
+    }
+    ours, theirs = socket.socketpair()
+    with theirs, open(os.devnull, "r+b", buffering=0) as null:
+        descriptors = {0: null.fileno(), 1: 2, 2: 2, DESCRIPTOR: theirs.fileno()}  # it speaks where we do
+        try:
+            return spawn([str(path)], environment=environment, descriptors=descriptors, new_session=True), ours
+        except BaseException:
+            ours.close()
+            raise
+
+
 def _listen(path: Path) -> trio.socket.SocketType:
-    """Listen on the socket, for root alone; one that a dead daemon left is replaced."""
-    path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    if os.path.lexists(path):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise AlreadyExists(f"{str(path)!r} is there and is no socket; move it away or choose another path")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise AlreadyExists(f"another runtime listens on {str(path)!r}; stop it or choose another nri.socket")
-        path.unlink()
+    """Listen on the socket, for root alone; one that a dead daemon left is replaced.
+
+    Raises:
+        AlreadyExists: a living daemon answers there, or it is something else than a socket.
+        EffectFailed: the kernel refuses.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 ^ SOCKET_MODE)
     try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    listener.listen(BACKLOG)
+        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        _clear(path)
+        before = os.umask(0o777 ^ SOCKET_MODE)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise EffectFailed(f"cannot listen on {str(path)!r} for plugins: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
     return trio.socket.from_stdlib_socket(listener)
+
+
+def _clear(path: Path) -> None:
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise AlreadyExists(f"{str(path)!r} is there and is no socket; move it away or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise AlreadyExists(f"another runtime listens on {str(path)!r}; stop it or choose another nri.socket")
+    path.unlink()

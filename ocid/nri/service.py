@@ -22,9 +22,9 @@ from ocid.domain.nri import Adjusted, Adjustment, ContainerFacts, Event, PodFact
 from ocid.domain.nri_apply import adjust
 from ocid.domain.nri_owners import Owners
 from ocid.domain.nri_updates import Updates
-from ocid.errors import EffectFailed, OcidError, Unsupported
+from ocid.errors import EffectFailed, InvalidRequest, OcidError, Unsupported
 from ocid.nri import told, ttrpc, wanted
-from ocid.nri.connection import Connection, Lost
+from ocid.nri.connection import Connection, Lost, Unserved
 from ocid.nri.plugin import Plugin
 from ocid.nri.settings import NriSettings, read_config
 from ocid.nri.stubs import nri_pb2 as pb
@@ -114,6 +114,8 @@ class NriPlugins:
                     raise Unsupported(f"plugin {plugin.name} wants to evict containers, which this build cannot do")
                 one = wanted.adjustment(answer.adjust)
                 spec = adjust(spec, one, plugin.name, owners)
+                if any(update.container_id == container.container_id for update in answer.update):
+                    raise InvalidRequest(f"plugin {plugin.name} wants an update of the container that is being made")
                 updates.take(wanted.updates(answer.update), plugin.name)
                 together = combined(together, one)
                 container = msgspec.structs.replace(container, spec=spec)
@@ -261,7 +263,7 @@ class NriPlugins:
     async def _serve(self, plugin: Plugin, service: str, method: str, payload: bytes) -> Message:
         """Answer a plugin's call."""
         if service != RUNTIME_SERVICE:
-            raise LookupError(service)
+            raise Unserved(service)
         if method == "RegisterPlugin":
             plugin.register(ttrpc.parse(pb.RegisterPluginRequest, payload))
             return pb.Empty()
@@ -271,7 +273,7 @@ class NriPlugins:
                 raise Unsupported("containers cannot be evicted by plugins in this build")
             failed = await self._carry_out(wanted.updates(request.update))
             return pb.UpdateContainersResponse(failed=[one for one in request.update if one.container_id in failed])
-        raise LookupError(method)
+        raise Unserved(method)
 
     async def take_leave(self) -> None:
         """Tell all plugins that the daemon goes."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ocid.domain.nri import Adjustment, Change, ContainerFacts, Device, Hook, PodFacts, Resources
 from ocid.domain.nri_apply import HOOKS, resources_of
+from ocid.errors import InvalidRequest
 from ocid.nri.stubs import nri_pb2 as pb
 
 Spec = Mapping[str, Any]
@@ -77,7 +78,18 @@ def pod(facts: PodFacts) -> pb.PodSandbox:
 
 
 def container(facts: ContainerFacts) -> pb.Container:
-    """NRI Container."""
+    """NRI Container.
+
+    Raises:
+        InvalidRequest: its specification has a number that NRI cannot carry, from a seccomp profile for instance.
+    """
+    try:
+        return _container(facts)
+    except ValueError as error:  # protobuf's word for a number out of range
+        raise InvalidRequest(f"container {facts.container_id} cannot be told to plugins: {error}") from error
+
+
+def _container(facts: ContainerFacts) -> pb.Container:
     spec = facts.spec
     process = spec.get("process", {})
     user = process.get("user", {})

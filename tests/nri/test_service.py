@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,9 +13,11 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ocid.domain.nri import ContainerFacts, ContainerState, Event, PodFacts, Resources, Update
-from ocid.errors import AlreadyExists, EffectFailed, NotFound, OcidError, Unsupported
+from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound, OcidError, Unsupported
 from ocid.nri import mux, ttrpc
 from ocid.nri.service import NriPlugins
 from ocid.nri.settings import NriSettings, read_config
@@ -88,8 +91,7 @@ class Stage:
 
 @asynccontextmanager
 async def staged(config_dir: Path = Path("/nonexistent"), *, opened: bool = True) -> AsyncIterator[Stage]:
-    settings = NriSettings(socket=Path("/x"), plugin_dir=Path("/y"), config_dir=config_dir)
-    plugins = NriPlugins(settings)
+    plugins = NriPlugins(NriSettings(socket=Path("/x"), plugin_dir=Path("/y"), config_dir=config_dir))
     if opened:
         plugins.opened()
     async with trio.open_nursery() as nursery:
@@ -524,3 +526,60 @@ def test_a_plugins_configuration_is_found_by_either_name(tmp_path: Path) -> None
     (tmp_path / "10-one.conf").write_bytes(b"x" * (1 << 20) + b"x")
     with pytest.raises(OcidError, match="longer than"):
         read_config(tmp_path, "10", "one")
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=100), max_size=8), st.booleans())
+def test_any_bytes_cost_at_most_the_connection(pieces: list[bytes], framed: bool) -> None:
+    """Raw, or as the payload of frames that the plugin may send."""
+
+    async def main() -> None:
+        async with staged() as stage:
+            bad = await stage.enter(TestPlugin("bad", "10"))
+            good = await stage.enter(TestPlugin("good", "20"))
+            for number, piece in enumerate(filter(None, pieces)):
+                data = mux.frames_of(1 + number % 2, piece) if framed else piece
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await bad.stream.send_all(data)
+            await trio.testing.wait_all_tasks_blocked()
+            await stage.plugins.tell(Event.RUN_POD_SANDBOX, POD)
+            assert good.heard == ["RunPodSandbox"]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_a_number_that_nri_cannot_carry_is_the_containers_trouble(autojump_clock: object) -> None:
+    seccomp = {"defaultAction": "x", "defaultErrnoRet": -1}
+    odd = msgspec.structs.replace(CONTAINER, spec={**SPEC, "linux": {"seccomp": seccomp}})
+    async with staged() as stage:
+        await stage.enter(TestPlugin("one"))
+        with pytest.raises(InvalidRequest, match="cannot be told to plugins"):
+            await stage.plugins.adjust(POD, odd)
+
+
+async def test_a_container_too_large_to_be_told_is_refused_and_the_plugin_stays(autojump_clock: object) -> None:
+    large = msgspec.structs.replace(CONTAINER, labels={"big": "x" * (4 << 20)})
+    async with staged() as stage:
+        await stage.enter(TestPlugin("one"))
+        with pytest.raises(EffectFailed, match="at most 4194304 are allowed"):
+            await stage.plugins.adjust(POD, large)
+        assert stage.plugins.wants(Event.CREATE_CONTAINER)
+
+
+async def test_what_is_made_cannot_be_updated_in_the_same_breath(autojump_clock: object) -> None:
+    update = pb.ContainerUpdate(container_id="c1")
+    async with staged() as stage:
+        await stage.enter(TestPlugin("one", CreateContainer=lambda r: pb.CreateContainerResponse(update=[update])))
+        with pytest.raises(InvalidRequest, match="10-one wants an update of the container that is being made"):
+            await stage.plugins.adjust(POD, CONTAINER)
+
+
+async def test_a_pods_resources_are_told_before_they_change(autojump_clock: object) -> None:
+    async with staged() as stage:
+        one = await stage.enter(TestPlugin("one"))
+        pod = msgspec.structs.replace(POD, resources=Resources(cpu_shares=3), overhead=Resources(memory_limit=4))
+        await stage.plugins.tell(Event.UPDATE_POD_SANDBOX, pod)
+
+        told = one.message("UpdatePodSandbox")
+        assert told.linux_resources.cpu.shares.value == 3
+        assert told.overhead_linux_resources.memory.limit.value == 4
