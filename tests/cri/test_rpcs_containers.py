@@ -259,6 +259,9 @@ async def test_a_retry_joins_the_container_in_the_making_or_gets_the_finished_on
             nursery.start_soon(create)
             await trio.sleep(0.05)
         assert await listed(daemon) == [], "in the making"
+        (young,) = daemon.view.containers.rows
+        with refused(Status.NOT_FOUND, young):
+            await daemon.status(young)
     await create()
     await daemon.start(ids[0])
     await create()
