@@ -21,8 +21,7 @@ from grpclib.exceptions import GRPCError
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
-from ocid.cri.stubs import api_grpc
-from ocid.cri.stubs import api_pb2 as api
+from ocid.cri.stubs import api_grpc, api_pb2 as api
 
 LABEL = "ocid.dev/benchmark"  # on every pod made here, so that none is ever left behind
 TOKEN = "CRI_BENCHMARK_WORKLOAD"  # in the environment of every workload, so that memory counts leave it out

@@ -142,6 +142,18 @@ class Security(Section, frozen=True, kw_only=True):
     redact_values: tuple[str, ...] = ()  # further regular expressions for values that are secrets
 
 
+class Nri(Section, frozen=True, kw_only=True):
+    """[nri] The Node Resource Interface: plugins that watch and adjust pods and containers, with all their rights."""
+
+    enabled: bool = False
+    socket: str = "/var/run/nri/nri.sock"  # where plugins connect
+    plugin_dir: str = "/opt/nri/plugins"  # programs NN-name that the daemon starts
+    config_dir: str = "/etc/nri/conf.d"  # NN-name.conf or name.conf, handed to the plugin
+    registration_timeout_s: Seconds = 5  # for a plugin to say who it is
+    request_timeout_s: Seconds = 2  # for one answer; a plugin that takes longer is disconnected
+    disable_external: bool = False  # no socket: only plugins of plugin_dir
+
+
 class Config(Section, frozen=True, kw_only=True):
     """Everything that can be configured."""
 
@@ -159,6 +171,7 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
+    nri: Nri = Nri()
 
     @property
     def log_dir(self) -> Path:
@@ -244,6 +257,10 @@ def _problems(config: Config) -> Iterator[Problem]:
         yield (at,), f"wanted another directory than {'root' if at == 'run' else 'run'}, which is '{config.run}' too"
     if len(config.socket.encode()) > SOCKET_BYTES_MAX:
         yield ("socket",), f"wanted at most {SOCKET_BYTES_MAX} bytes (unix(7)), has {len(config.socket.encode())}"
+    for name in ("socket", "plugin_dir", "config_dir"):
+        yield from _path(("nri", name), getattr(config.nri, name))
+    if len(config.nri.socket.encode()) > SOCKET_BYTES_MAX:
+        yield ("nri", "socket"), f"wanted at most {SOCKET_BYTES_MAX} bytes, has {len(config.nri.socket.encode())}"
     yield from _runtime_problems(config.runtime)
     if not re.fullmatch(r"[A-Za-z0-9:_.-]+\.slice", config.cgroup.parent):
         yield from _path(("cgroup", "parent"), config.cgroup.parent)

@@ -25,9 +25,11 @@ from ocid import __version__
 from ocid.actors import recovery
 from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
+from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import rebuild
 from ocid.actors.session import SessionService
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.command import spawn
 from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfiles import HostDirectory
@@ -58,6 +60,8 @@ from ocid.journal import residence, salvage
 from ocid.journal.opening import Opened, open_or_quarantine
 from ocid.journal.owner import LastLife
 from ocid.journal.writer import Writer
+from ocid.nri import endpoint
+from ocid.nri.service import NriPlugins, plugins_of
 from ocid.projections.view import View, schema_hash
 from ocid.streaming.limits import Limits
 from ocid.streaming.server import Server as StreamingServer
@@ -129,6 +133,8 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             await _take_over(opened, writer)
             await recovery.recover(core, rebooted=_rebooted(opened))
             await recovery.collect_orphans(core)
+            if isinstance(host.plugins, NriPlugins):
+                await actors.start(endpoint.serve, host.plugins, NodeOfPlugins(core), spawn)
             facade.open = True
             opened.settled()
             residence.let_go(Path(config.root) / "log")
@@ -212,12 +218,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         create_missing_mounts=config.containers.create_missing_mounts,
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
-    registries = {
-        name: RegistrySettings(
-            mirrors=one.mirrors, plain_http=one.plain_http, insecure_tls=one.insecure_tls, ca_file=one.ca_file
-        )
-        for name, one in config.registries.items()
-    }
+    registries = {name: RegistrySettings(**msgspec.structs.asdict(one)) for name, one in config.registries.items()}
     return Host(
         settings=settings,
         clock=SystemClock(),
@@ -241,6 +242,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         usage=CgroupUsages(cgroups),
         files=HostDirectory(cdi_dirs=config.containers.cdi_spec_dirs),
         new_id=new_id,
+        plugins=plugins_of(config.nri),
     )
 
 

@@ -23,8 +23,7 @@ from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from ocid.cri.stubs import api_grpc
-from ocid.cri.stubs import api_pb2 as api
+from ocid.cri.stubs import api_grpc, api_pb2 as api
 
 STATE, RUN, BRIDGE = Path("/var/lib/ocid-demo"), Path("/run/ocid-demo"), "ociddemo0"
 CGROUP = "/ocid-demo"

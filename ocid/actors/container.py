@@ -15,13 +15,14 @@ from ocid.actors.devices import cdi_edits, cdi_nodes
 from ocid.actors.host import Host, back_off
 from ocid.actors.image import Images
 from ocid.actors.limits import apply_update
+from ocid.actors.plugins import Hooks
 from ocid.actors.pod import decode_pod_config
 from ocid.actors.volumes import mount_images
-from ocid.domain import cdi
-from ocid.domain import container as domain
+from ocid.domain import cdi, container as domain
 from ocid.domain.configs import ContainerConfig, NamespaceMode
 from ocid.domain.container import Container
 from ocid.domain.container_update import ApplyUpdate
+from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
 from ocid.domain.redaction import reveal
 from ocid.domain.spec import users
@@ -51,31 +52,36 @@ class ContainerEffects:
         self._pod_of = pod_of
         self._container_of = container_of
         self._images = images
+        self.hooks = Hooks(host, pod_of)
 
     async def perform(self, effect: domain.Effect, state: Container) -> Note:
         """Run one effect and say what came of it. Foreseen failures are notes, too."""
         assert state.declared is not None, "an undeclared container owes nothing"
         try:
-            return await self._perform(effect, state.declared, state.started_at_ns)
+            return await self._perform(effect, state.declared, state)
         except OcidError as error:
             step = type(effect).__name__.removesuffix("Effect")
             now_ns = self._host.clock.wall_ns()
             return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns))
 
-    async def _perform(self, effect: domain.Effect, declared: Declared, started_at_ns: int) -> Note:
-        host = self._host
+    async def _perform(self, effect: domain.Effect, declared: Declared, state: Container) -> Note:
+        host, hooks, started_at_ns = self._host, self.hooks, state.started_at_ns
         match effect:
             case domain.PrepareEffect():
-                return await self._prepare(declared)
+                return await self._prepare(declared, state)
             case domain.CreateEffect():
                 host.secrets.drop(declared.container_id)  # the bundle has them now
+                host.plugins.settled(declared.container_id)
                 process = await host.runtime.create(self.order(declared))
+                await hooks.mention(Event.POST_CREATE_CONTAINER, state, pid=process.pid)
                 return Note(domain.NoteCreated(pid=process.pid, start_ticks=process.start_ticks))
             case ApplyUpdate():
                 return await apply_update(host, self.order(declared), declared, effect)
             case domain.StartEffect():
+                await hooks.tell(Event.START_CONTAINER, state)
                 at_ns = host.clock.wall_ns()  # before: a short program has ended when start returns
                 await host.runtime.start(self.order(declared))
+                await hooks.mention(Event.POST_START_CONTAINER, state, started_at_ns=at_ns)
                 return Note(domain.NoteStarted(at_ns=at_ns))
             case domain.Watch(pid=pid, start_ticks=ticks, failures=failures):
                 await back_off(failures)
@@ -86,6 +92,8 @@ class ContainerEffects:
             case domain.Release(failures=failures):
                 await back_off(failures)
                 order = self.order(declared)
+                if not failures and state.created is not None:
+                    await hooks.mention(Event.STOP_CONTAINER, state)
                 await host.runtime.delete(order)
                 await host.layers.unmount(order)
                 host.secrets.drop(declared.container_id)
@@ -93,13 +101,15 @@ class ContainerEffects:
             case domain.Erase(failures=failures):
                 await back_off(failures)
                 await host.layers.remove_writable(self.order(declared))
+                if host.plugins.settled(declared.container_id) or state.prepared is not None:
+                    await hooks.mention(Event.REMOVE_CONTAINER, state)
                 return Note(domain.NoteErased())
             case _:
                 assert_never(effect)
 
     # --- making ------------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, declared: Declared) -> Note:
+    async def _prepare(self, declared: Declared, state: Container) -> Note:
         host = self._host
         container = self._revealed(declared)
         pod = self._pod_of(declared.pod_id)
@@ -112,13 +122,20 @@ class ContainerEffects:
         rootfs = await host.layers.mount(order, facts.layers, userns)
         images = await mount_images(host.layers, self._images.layers, declared, container, order, userns)
         inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
-        spec = build_container_spec(inputs)
+        creation = await self.hooks.creating(state, pod, build_container_spec(inputs))
+        spec = creation.spec
         await host.runtime.write_bundle(order, spec)
         user = process_user(spec)
         salt = host.settings.salt + declared.container_id.encode()
         document = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
-        note = domain.NotePrepared(spec=digest_of(document), uid=user.uid, gid=user.gid, groups=user.additional_gids)
-        return Note(note, (document,))
+        note = domain.NotePrepared(
+            spec=digest_of(document),
+            uid=user.uid,
+            gid=user.gid,
+            groups=user.additional_gids,
+            adjusted=creation.adjusted,
+        )
+        return Note(note, (document, *creation.documents))
 
     def _revealed(self, declared: Declared) -> ContainerConfig:
         config = decode_container_config(self._host.journal.document(declared.config))

@@ -17,16 +17,16 @@ from ocid.actors.pod import PodEffects
 from ocid.actors.recorder import Recorder
 from ocid.actors.session import SessionEffects
 from ocid.actors.supervisor import Supervisor
-from ocid.domain import catalog, container, layer, pod, pull, session
-from ocid.domain import exec as execution
+from ocid.domain import catalog, container, exec as execution, layer, pod, pull, session
 from ocid.domain.catalog import Catalog
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
+from ocid.domain.nri import Resources
 from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
 from ocid.domain.session import Session
-from ocid.errors import Exhausted
+from ocid.errors import Exhausted, Unsupported
 from ocid.ids import ContainerId, PodId
 from ocid.projections import containers, pods
 from ocid.projections.view import View
@@ -66,6 +66,16 @@ class Core:
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
         self.catalog.performed_by(CatalogEffects(host, self).perform)
+
+    async def update_resources(self, container_id: ContainerId, wanted: Resources) -> None:
+        """Change a container's resources because a plugin wants it. It must not ask plugins in turn.
+
+        Raises:
+            NotFound: there is no such container.
+            Unsupported: this build cannot.
+        """
+        state = self.container_of(container_id)
+        raise Unsupported(f"container {container_id} is {state.phase}: its resources cannot be changed by this build")
 
     def _container_given_up(self, actor: Actor[Container], reason: str) -> None:
         """A container that nobody watches makes its pod NotReady: the kubelet then replaces the pod."""

@@ -13,6 +13,7 @@ from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
 from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
 from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets, Usage
+from ocid.ports.plugins import NoPlugins, Plugins
 from ocid.ports.streaming import Streams
 
 RETRY_FIRST_S = 0.1
@@ -52,6 +53,7 @@ class Host:
     files: HostFiles
     usage: Usage
     new_id: Callable[[int], str]  # that many random hex digits
+    plugins: Plugins = field(default_factory=NoPlugins)
 
 
 async def back_off(failures: int) -> None:

@@ -12,15 +12,12 @@ import trio
 
 from ocid.actors.actor import Actor, Note
 from ocid.actors.host import Host, back_off
-from ocid.domain import catalog, layer, pull
-from ocid.domain import manifest as manifests
-from ocid.domain import reference as references
+from ocid.domain import catalog, layer, manifest as manifests, pull, reference as references
 from ocid.domain.image_config import parse_image_config
 from ocid.domain.layer import Layer
 from ocid.domain.pull import Pull
 from ocid.errors import OcidError, Unavailable, revive
-from ocid.events import image as events
-from ocid.events import layer as layer_events
+from ocid.events import image as events, layer as layer_events
 from ocid.events.envelope import Context
 from ocid.ids import ChainId, Digest, ImageId, PullId
 from ocid.ports import Credentials, ImageFacts, Journal, LayerBlob, ResolvedImage

@@ -11,10 +11,11 @@ import trio
 
 from ocid.actors.actor import Actor, Note
 from ocid.actors.host import Host, back_off
-from ocid.domain import container as containers
-from ocid.domain import pod as domain
+from ocid.actors.plugins import Hooks
+from ocid.domain import container as containers, pod as domain
 from ocid.domain.configs import PodConfig
 from ocid.domain.container import Container
+from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
 from ocid.errors import OcidError
 from ocid.events.pod import Declared
@@ -30,6 +31,7 @@ class PodEffects:
     def __init__(self, host: Host, containers_of: ContainersOf) -> None:
         self._host = host
         self._containers_of = containers_of
+        self._hooks = Hooks(host)
 
     async def perform(self, effect: domain.Effect, state: Pod) -> Note:
         """Run one effect and say what came of it. Foreseen failures are notes, too."""
@@ -59,6 +61,9 @@ class PodEffects:
             case domain.StartPause():
                 process = await host.sandboxes.start_pause(sandbox_order(host, declared))
                 return Note(domain.NotePaused(pid=process.pid, start_ticks=process.start_ticks))
+            case domain.Announce():
+                await self._hooks.announce(state)
+                return Note(domain.NoteAnnounced())
             case domain.WatchPause(pid=pid, start_ticks=ticks, failures=failures):
                 await back_off(failures)
                 await host.sandboxes.wait_pause(Process(pid=pid, start_ticks=ticks))
@@ -66,6 +71,8 @@ class PodEffects:
             case domain.StopContainers(failures=failures):
                 await back_off(failures)
                 await self._stop_containers(declared.pod_id)
+                host.plugins.settled(declared.pod_id)
+                await self._hooks.mention_pod(Event.STOP_POD_SANDBOX, state)
                 return Note(domain.NoteContainersStopped())
             case domain.Detach(failures=failures):
                 await back_off(failures)
@@ -80,6 +87,9 @@ class PodEffects:
             case domain.Erase(failures=failures):
                 await back_off(failures)
                 await self._remove_containers(declared.pod_id)
+                host.plugins.settled(declared.pod_id)
+                if state.ready or (state.failed is not None and state.failed.step == domain.Announce.__name__):
+                    await self._hooks.mention_pod(Event.REMOVE_POD_SANDBOX, state)
                 return Note(domain.NoteErased())
             case _:
                 assert_never(effect)
@@ -87,7 +97,7 @@ class PodEffects:
     async def _stop_containers(self, pod_id: PodId) -> None:
         """Kill every container of the pod; CRI StopPodSandbox gives no grace."""
         command = containers.Stop(grace_ms=0, now_boot_ns=self._host.clock.boot_ns())
-        await self._all(pod_id, command, lambda container: container.ended or container.removed)
+        await self._all(pod_id, command, _has_stopped if self._host.plugins.enabled else _has_ended)
 
     async def _remove_containers(self, pod_id: PodId) -> None:
         command = containers.Remove(now_boot_ns=self._host.clock.boot_ns())
@@ -100,6 +110,15 @@ class PodEffects:
                 nursery.start_soon(_carry_out, actor, command, done, failures)
         if failures:
             raise failures[0]
+
+
+def _has_ended(container: Container) -> bool:
+    return container.ended or container.removed
+
+
+def _has_stopped(container: Container) -> bool:
+    """Plugins hear of a container's end before they hear of its pod's; the first try to release it tells them."""
+    return container.released or container.removed or (container.ended and container.failures > 0)
 
 
 async def _carry_out(

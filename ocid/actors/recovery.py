@@ -16,8 +16,7 @@ import trio
 from ocid.actors.core import Core
 from ocid.actors.directory import Kind
 from ocid.actors.pod import network_order, sandbox_order
-from ocid.domain import catalog, container, layer, pod, pull, session
-from ocid.domain import exec as execution
+from ocid.domain import catalog, container, exec as execution, layer, pod, pull, session
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
 from ocid.ids import PodId

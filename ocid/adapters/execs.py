@@ -18,8 +18,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from ocid.adapters import linux
-from ocid.adapters import process as processes
+from ocid.adapters import linux, process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import DRAIN_S, Capture, Child, spawn
 from ocid.adapters.conmon import runtime_error

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ocid.adapters import mounts
-from ocid.adapters import process as processes
+from ocid.adapters import mounts, process as processes
 from ocid.adapters.command import Finished, find_tool, run
 from ocid.adapters.conmon import runtime_environment, runtime_error
 from ocid.errors import EffectFailed, NotFound, tail

@@ -14,8 +14,7 @@ from typing import Final
 
 import msgspec
 
-from ocid.adapters import mounts
-from ocid.adapters import process as processes
+from ocid.adapters import mounts, process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import find_tool
 from ocid.adapters.handlers import Handler

@@ -22,8 +22,7 @@ from ocid.adapters.auth import Authorizer, parse_challenges
 from ocid.adapters.endpoints import Endpoint, Endpoints, RegistrySettings
 from ocid.adapters.http import Broken, Response
 from ocid.adapters.sinks import Batches, FileSink, Sink, file_is
-from ocid.domain import manifest as manifests
-from ocid.domain import reference as references
+from ocid.domain import manifest as manifests, reference as references
 from ocid.domain.manifest import Descriptor, Index, Manifest, Platform
 from ocid.domain.reference import Reference
 from ocid.errors import EffectFailed, NotFound, OcidError, Unavailable

@@ -16,8 +16,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from ocid.adapters import linux, mounts
-from ocid.adapters import process as processes
+from ocid.adapters import linux, mounts, process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import find_tool
 from ocid.adapters.conmon import EXIT_FILE_S, Monitor

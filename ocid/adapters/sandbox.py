@@ -18,8 +18,7 @@ from typing import Final
 
 import trio
 
-from ocid.adapters import linux, mounts, usernamespace
-from ocid.adapters import sysctls as parameters
+from ocid.adapters import linux, mounts, sysctls as parameters, usernamespace
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.pause import PauseProcesses
 from ocid.domain import sysctls

@@ -8,8 +8,7 @@ from contextlib import suppress
 from threading import Thread
 from typing import Final
 
-from ocid.adapters import linux
-from ocid.adapters import usage_text as text
+from ocid.adapters import linux, usage_text as text
 from ocid.ports.usage import InterfaceUsage, ProcessUsage
 
 PROCESSES_MAX: Final = 4096  # of one cgroup; of more, the rest is counted but not looked into

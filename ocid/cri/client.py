@@ -14,8 +14,7 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from ocid import errors
 from ocid.cri.status import STATUS_OF
-from ocid.cri.stubs import api_grpc
-from ocid.cri.stubs import api_pb2 as pb
+from ocid.cri.stubs import api_grpc, api_pb2 as pb
 from ocid.ports import Credentials, LayerProgress
 
 Staged = Callable[[], Mapping[str, int]]

@@ -12,15 +12,19 @@ from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.spec.resources import oci_resources
+from ocid.errors import NotFound
+from ocid.projections.containers import is_listed
 
 
 def container_status(facade: Facade, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
     """Answer from memory.
 
     Raises:
-        NotFound: there is no such container.
+        NotFound: there is no such container; one in the making is none yet, as in lists.
     """
     state = container_row(facade, request.container_id).state
+    if not is_listed(state):
+        raise NotFound("container", request.container_id[:100])
     assert state.declared is not None, "only declared containers have rows"
     config = facade.view.containers.config(state.declared.container_id)
     response = pb.ContainerStatusResponse(status=present.container_status(state, config))

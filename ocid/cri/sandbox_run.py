@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
+import trio
 
 from ocid.cri import recordable, translate, validate
 from ocid.cri.facade import Facade
@@ -10,12 +13,14 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.configs import NamespaceMode, PodConfig
 from ocid.domain.pod import Run
 from ocid.domain.spec.cgroups import CgroupDriver, parent_path
-from ocid.errors import Unsupported, revive
+from ocid.errors import Unavailable, Unsupported, revive
 from ocid.events.envelope import Context
 from ocid.events.pod import Declared
 from ocid.ids import PodId, digest_of, stream
 from ocid.ports import HandlerFeatures
 from ocid.projections.pods import PodKey
+
+UNDO_S = 10.0  # that an error waits for what was made to be gone again
 
 
 async def run_pod_sandbox(
@@ -27,7 +32,7 @@ async def run_pod_sandbox(
         InvalidRequest: the request is malformed, or names an unknown handler.
         Unsupported: it asks for a user namespace, which handler or kernel cannot give.
         Exhausted: no address is free.
-        EffectFailed: making it failed; nothing of it is left, or is listed until it could be taken down.
+        EffectFailed: making it failed; nothing of it is left, or it is listed until it can be taken down.
     """
     validate.run_pod_sandbox(request)
     config = translate.pod_config(request.config)
@@ -46,6 +51,8 @@ async def run_pod_sandbox(
     state = await actor.until(lambda pod: pod.ready or pod.failed is not None or pod.stop_wanted)
     if state.failed is not None:
         pods.release_key(actor)
+        with trio.move_on_after(UNDO_S), contextlib.suppress(Unavailable):
+            await actor.until(lambda pod: pod.removed or pod.failures > 0)
         failed = state.failed
         raise revive(failed.error, f"pod {meta.namespace}/{meta.name}: {failed.step}: {failed.message}")
     assert state.declared is not None, "a pod that was asked to run is declared"
@@ -81,6 +88,7 @@ def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared,
         host_pid=options.pid is NamespaceMode.NODE,
         shared_pid=options.pid is NamespaceMode.POD,
         userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
+        plugins=core.host.plugins.enabled,
     )
     return declared, document
 

@@ -20,23 +20,11 @@ import msgspec
 from ocid.domain import container_update as updates
 from ocid.domain.container_effects import (  # part of this module to all who use it
     CreateEffect as CreateEffect,
-)
-from ocid.domain.container_effects import (
     Erase as Erase,
-)
-from ocid.domain.container_effects import (
     PrepareEffect as PrepareEffect,
-)
-from ocid.domain.container_effects import (
     Release as Release,
-)
-from ocid.domain.container_effects import (
     StartEffect as StartEffect,
-)
-from ocid.domain.container_effects import (
     Terminate as Terminate,
-)
-from ocid.domain.container_effects import (
     Watch as Watch,
 )
 from ocid.errors import WrongState
@@ -116,6 +104,7 @@ class NotePrepared(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+    adjusted: tuple[events.Adjusted, ...] = ()  # one, where plugins changed it
 
 
 class NoteCreated(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,8 +267,9 @@ def _decide_failed(state: Container, note: NoteFailed) -> tuple[ContainerEvent, 
 
 def _decide_made(state: Container, note: NotePrepared | NoteCreated | NoteStarted) -> tuple[ContainerEvent, ...]:
     match note:
-        case NotePrepared(spec=spec, uid=uid, gid=gid, groups=groups):
-            return () if state.prepared is not None else (events.Prepared(spec=spec, uid=uid, gid=gid, groups=groups),)
+        case NotePrepared(spec=spec, uid=uid, gid=gid, groups=groups, adjusted=adjusted):
+            prepared = events.Prepared(spec=spec, uid=uid, gid=gid, groups=groups)
+            return () if state.prepared is not None else (*adjusted, prepared)
         case NoteCreated(pid=pid, start_ticks=ticks):
             return () if state.created is not None else (events.Created(pid=pid, start_ticks=ticks),)
         case NoteStarted(at_ns=at_ns):
@@ -331,7 +321,7 @@ def evolve(state: Container, event: ContainerEvent) -> Container:
             return change(state, removed=True)
         case events.EffectFailed(failures=failures, step=step, message=message):
             return change(state, failures=failures, last_error=f"{step}: {message}")
-        case events.LogReopened():
+        case events.LogReopened() | events.Adjusted():
             return state
         case events.UpdateRequested() | events.Updated() | events.UpdateRefused():
             return change(state, limits=updates.evolve(state.limits, event))

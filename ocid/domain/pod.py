@@ -2,7 +2,7 @@
 
 The life of a pod, as ``plan`` walks it::
 
-    declared ─ Prepare ─ Attach ─ [StartPause] ─ ready ─ [WatchPause]
+    declared ─ Prepare ─ Attach ─ [StartPause] ─ [Announce] ─ ready ─ [WatchPause]
     stop wanted ─ StopContainers ─ Detach ─ Release ─ stopped
     remove wanted ─ (all of stop) ─ Erase ─ removed
 
@@ -16,6 +16,18 @@ from typing import assert_never
 
 import msgspec
 
+from ocid.domain.pod_effects import (  # part of this module to all who use it
+    Announce as Announce,
+    Attach as Attach,
+    Detach as Detach,
+    Effect as Effect,
+    Erase as Erase,
+    Prepare as Prepare,
+    Release as Release,
+    StartPause as StartPause,
+    StopContainers as StopContainers,
+    WatchPause as WatchPause,
+)
 from ocid.errors import WrongState
 from ocid.events import pod as events
 from ocid.events.pod import PodEvent
@@ -29,6 +41,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     prepared: bool = False
     attached: events.NetworkAttached | None = None
     pause: events.PauseStarted | None = None
+    announced: bool = False
     ready: bool = False
     failed: events.Failed | None = None
     lost: str | None = None
@@ -99,6 +112,10 @@ class NotePaused(msgspec.Struct, frozen=True, kw_only=True):
     start_ticks: int
 
 
+class NoteAnnounced(msgspec.Struct, frozen=True, kw_only=True):
+    """Plugins know of it."""
+
+
 class NoteFailed(msgspec.Struct, frozen=True, kw_only=True):
     """An effect failed in a way that its port foresees."""
 
@@ -153,59 +170,10 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Command = (
-    Run | NotePrepared | NoteAttached | NotePaused | NoteFailed | NoteLost | Stop | NoteContainersStopped
-    | NoteDetached | NoteReleased | Remove | NoteErased | NoteGaveUp | NoteResources
+    Run | NotePrepared | NoteAttached | NotePaused | NoteAnnounced | NoteFailed | NoteLost | Stop
+    | NoteContainersStopped | NoteDetached | NoteReleased | Remove | NoteErased | NoteGaveUp | NoteResources
 )  # fmt: skip
-
-# --- effects ---------------------------------------------------------------------------------------------------------
-
-
-class Prepare(msgspec.Struct, frozen=True, kw_only=True):
-    """Pin namespaces, mount shared memory, write files."""
-
-
-class Attach(msgspec.Struct, frozen=True, kw_only=True):
-    """Attach the pod to its network."""
-
-
-class StartPause(msgspec.Struct, frozen=True, kw_only=True):
-    """Run the process that holds the shared PID namespace."""
-
-
-class WatchPause(msgspec.Struct, frozen=True, kw_only=True):
-    """Wait for the pause process to end, which it should not."""
-
-    pid: int
-    start_ticks: int
-    failures: int
-
-
-class StopContainers(msgspec.Struct, frozen=True, kw_only=True):
-    """Kill whatever containers of the pod still run."""
-
-    failures: int
-
-
-class Detach(msgspec.Struct, frozen=True, kw_only=True):
-    """Take the pod off its network."""
-
-    failures: int
-
-
-class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """Take down namespaces, mounts and the pause process."""
-
-    failures: int
-
-
-class Erase(msgspec.Struct, frozen=True, kw_only=True):
-    """Remove the pod's containers and what is left of its files."""
-
-    failures: int
-
-
-Effect = Prepare | Attach | StartPause | WatchPause | StopContainers | Detach | Release | Erase
-MAKING = (Prepare, Attach, StartPause)  # a failure of these fails the pod; a failure of the others is tried again
+MAKING = (Prepare, Attach, StartPause, Announce)  # a failure of these fails the pod; that of others is tried again
 
 # --- the three functions ---------------------------------------------------------------------------------------------
 
@@ -235,7 +203,7 @@ def decide(state: Pod, command: Command) -> tuple[PodEvent, ...]:
             return () if state.gave_up is not None else (events.GaveUp(reason=reason),)
         case NoteFailed():
             return _decide_failed(state, command)
-        case NotePrepared() | NoteAttached() | NotePaused():
+        case NotePrepared() | NoteAttached() | NotePaused() | NoteAnnounced():
             return () if state.stop_wanted else _decide_made(state, command)
         case NoteContainersStopped():
             return (events.ContainersStopped(),) if state.stop_wanted and not state.containers_stopped else ()
@@ -276,7 +244,7 @@ def _decide_failed(state: Pod, note: NoteFailed) -> tuple[PodEvent, ...]:
     return (failed, *_wanting_removal(state))
 
 
-def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused) -> tuple[PodEvent, ...]:
+def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused | NoteAnnounced) -> tuple[PodEvent, ...]:
     made: PodEvent
     match note:
         case NotePrepared():
@@ -291,6 +259,10 @@ def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused) -> 
             if state.pause is not None:
                 return ()
             made = events.PauseStarted(pid=pid, start_ticks=start_ticks)
+        case NoteAnnounced():
+            if state.announced:
+                return ()
+            made = events.Announced()
         case _:
             assert_never(note)
     after = evolve(state, made)
@@ -309,6 +281,8 @@ def evolve(state: Pod, event: PodEvent) -> Pod:
             return change(state, attached=event)
         case events.PauseStarted():
             return change(state, pause=event)
+        case events.Announced():
+            return change(state, announced=True)
         case events.Ready():
             return change(state, ready=True)
         case events.Failed():
@@ -351,9 +325,11 @@ def plan(state: Pod) -> Effect | None:
         return Prepare()
     if declared.network != "host" and state.attached is None:
         return Attach()
-    if declared.shared_pid:
-        if state.pause is None:
-            return StartPause()
+    if declared.shared_pid and state.pause is None:
+        return StartPause()
+    if declared.plugins and not state.announced:
+        return Announce()
+    if state.pause is not None:
         return WatchPause(pid=state.pause.pid, start_ticks=state.pause.start_ticks, failures=state.failures)
     return None
 

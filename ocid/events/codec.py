@@ -20,14 +20,17 @@ from typing import Any, Final
 
 import msgspec
 
-from ocid.events import base, upcast
-from ocid.events import container as _container  # each module enters its events in the registry
-from ocid.events import exec as _exec
-from ocid.events import image as _image
-from ocid.events import layer as _layer
-from ocid.events import node as _node
-from ocid.events import pod as _pod
-from ocid.events import session as _session
+from ocid.events import (
+    base,
+    container as _container,  # each module enters its events in the registry
+    exec as _exec,
+    image as _image,
+    layer as _layer,
+    node as _node,
+    pod as _pod,
+    session as _session,
+    upcast,
+)
 from ocid.events.base import Event, Opaque
 from ocid.events.envelope import DAEMON, Context, Envelope
 from ocid.ids import StreamId

@@ -41,6 +41,16 @@ class Prepared(Event, frozen=True, kw_only=True):
     groups: tuple[int, ...] = ()
 
 
+class Adjusted(Event, frozen=True, kw_only=True):
+    """Plugins changed what the container will be; the preparation that follows cites the specification after that."""
+
+    TYPE: ClassVar[str] = "container.adjusted"
+    plugins: tuple[str, ...]  # who, in the order in which they were asked; at most 16
+    count: int  # how many things they changed
+    changes: Digest  # document: which plugin set or removed what, as JSON; values are in the specification
+    before: Digest  # document: the OCI runtime spec as it would be without them, secrets replaced
+
+
 class Created(Event, frozen=True, kw_only=True):
     """The OCI runtime has made the container; its init waits for the start."""
 
@@ -175,13 +185,13 @@ class GaveUp(Event, frozen=True, kw_only=True):
 
 
 ContainerEvent = (
-    Declared | Prepared | PrepareFailed | Created | CreateFailed | StartRequested | Started | StartFailed
+    Declared | Adjusted | Prepared | PrepareFailed | Created | CreateFailed | StartRequested | Started | StartFailed
     | StopRequested | Exited | Released | RemoveRequested | Removed | EffectFailed | LogReopened | GaveUp
     | UpdateRequested | Updated | UpdateRefused
 )  # fmt: skip
 
 enter(
-    Declared, Prepared, PrepareFailed, Created, CreateFailed, StartRequested, Started, StartFailed,
+    Declared, Adjusted, Prepared, PrepareFailed, Created, CreateFailed, StartRequested, Started, StartFailed,
     StopRequested, Exited, Released, RemoveRequested, Removed, EffectFailed, LogReopened, GaveUp,
     UpdateRequested, Updated, UpdateRefused,
 )  # fmt: skip

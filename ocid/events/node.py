@@ -86,6 +86,23 @@ class ActorGaveUp(Event, frozen=True, kw_only=True):
     error: str
 
 
+class PluginJoined(Event, frozen=True, kw_only=True):
+    """A plugin connected, and learned what lives on the node; from now on it is asked."""
+
+    TYPE: ClassVar[str] = "node.plugin_joined"
+    plugin: str  # index and name, "10-logger"
+    pid: int  # 0 where the kernel does not tell
+    events: int  # what it listens to: bit n - 1 for NRI's event n
+
+
+class PluginLeft(Event, frozen=True, kw_only=True):
+    """A plugin hung up, or was cut off for not answering."""
+
+    TYPE: ClassVar[str] = "node.plugin_left"
+    plugin: str
+    reason: str
+
+
 class OrphanFound(Event, frozen=True, kw_only=True):
     """Something under our own prefixes that no stream names was found and dealt with."""
 
@@ -121,7 +138,8 @@ class RuntimeConfigured(Event, frozen=True, kw_only=True):
 
 
 enter(
-    Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, OrphanFound, NetworkFaulty,
+    Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, PluginJoined, PluginLeft,
+    OrphanFound, NetworkFaulty,
     LogQuarantined,
     RuntimeConfigured,
 )  # fmt: skip

@@ -30,6 +30,7 @@ class Declared(Event, frozen=True, kw_only=True):
     host_pid: bool = False
     shared_pid: bool = False  # one PID namespace for the pod, held by a pause process
     userns: str = ""  # path of the pinned user namespace, which owns the pod's others; "" for the host's
+    plugins: bool = False  # the node's plugins are told of it before it is ready
 
 
 class Prepared(Event, frozen=True, kw_only=True):
@@ -53,6 +54,12 @@ class PauseStarted(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "pod.pause_started"
     pid: int
     start_ticks: int
+
+
+class Announced(Event, frozen=True, kw_only=True):
+    """The node's plugins were told of the pod, and none refused it."""
+
+    TYPE: ClassVar[str] = "pod.announced"
 
 
 class Ready(Event, frozen=True, kw_only=True):
@@ -141,11 +148,12 @@ class GaveUp(Event, frozen=True, kw_only=True):
 
 
 PodEvent = (
-    Declared | Prepared | NetworkAttached | PauseStarted | Ready | Failed | Lost | StopRequested | ContainersStopped
-    | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp | ResourcesUpdated
+    Declared | Prepared | NetworkAttached | PauseStarted | Announced | Ready | Failed | Lost | StopRequested
+    | ContainersStopped | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp
+    | ResourcesUpdated
 )  # fmt: skip
 
 enter(
-    Declared, Prepared, NetworkAttached, PauseStarted, Ready, Failed, Lost, StopRequested, ContainersStopped,
-    NetworkDetached, Stopped, RemoveRequested, Removed, EffectFailed, GaveUp, ResourcesUpdated,
+    Declared, Prepared, NetworkAttached, PauseStarted, Announced, Ready, Failed, Lost, StopRequested,
+    ContainersStopped, NetworkDetached, Stopped, RemoveRequested, Removed, EffectFailed, GaveUp, ResourcesUpdated,
 )  # fmt: skip

@@ -15,8 +15,7 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest
-from ocid.events import container, pod, session
-from ocid.events import exec as execution
+from ocid.events import container, exec as execution, pod, session
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
 

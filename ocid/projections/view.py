@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ocid.domain import catalog, layer, pull, session
-from ocid.domain import exec as execution
+from ocid.domain import catalog, exec as execution, layer, pull, session
 from ocid.domain.catalog import Catalog
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from ocid.events import container, image, layer, node, pod
-from ocid.events import exec as execution
+from ocid.events import container, exec as execution, image, layer, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
 from ocid.projections import session_words
@@ -115,6 +114,7 @@ def _(event: pod.ResourcesUpdated) -> str:
 
 
 _always(pod.Prepared, "namespaces pinned, shared memory mounted, files written")
+_always(pod.Announced, "plugins were told of it")
 _always(pod.Ready, "ready for containers")
 _always(pod.StopRequested, "stop asked for")
 _always(pod.ContainersStopped, "no container runs any more")
@@ -136,6 +136,11 @@ def _(event: container.Declared) -> str:
 @_says(container.Prepared)
 def _(event: container.Prepared) -> str:
     return f"root file system mounted, to run as uid {event.uid} gid {event.gid}, spec {short(event.spec)}"
+
+
+@_says(container.Adjusted)
+def _(event: container.Adjusted) -> str:
+    return f"{event.count} changes by plugins {', '.join(event.plugins)}, listed in {short(event.changes)}"
 
 
 @_says(container.PrepareFailed)
@@ -356,6 +361,16 @@ def _(event: node.ActorCrashed) -> str:
 @_says(node.ActorGaveUp)
 def _(event: node.ActorGaveUp) -> str:
     return f"actor of {event.stream} given up: {event.error}"
+
+
+@_says(node.PluginJoined)
+def _(event: node.PluginJoined) -> str:
+    return f"plugin {event.plugin} connected, pid {event.pid or 'unknown'}"
+
+
+@_says(node.PluginLeft)
+def _(event: node.PluginLeft) -> str:
+    return f"plugin {event.plugin} is gone: {event.reason}"
 
 
 @_says(node.OrphanFound)

@@ -23,8 +23,7 @@ from grpclib.exceptions import GRPCError
 from ocid.actors.core import Core
 from ocid.cri import server
 from ocid.cri.facade import Facade
-from ocid.cri.stubs import api_grpc
-from ocid.cri.stubs import api_pb2 as pb
+from ocid.cri.stubs import api_grpc, api_pb2 as pb
 from ocid.events.base import Event
 from ocid.events.envelope import Envelope
 from ocid.projections.view import View

@@ -259,6 +259,9 @@ async def test_a_retry_joins_the_container_in_the_making_or_gets_the_finished_on
             nursery.start_soon(create)
             await trio.sleep(0.05)
         assert await listed(daemon) == [], "in the making"
+        (young,) = daemon.view.containers.rows
+        with refused(Status.NOT_FOUND, young):
+            await daemon.status(young)
     await create()
     await daemon.start(ids[0])
     await create()
@@ -328,7 +331,11 @@ async def test_create_refuses_what_is_missing(daemon: Daemon, pod_id: str) -> No
             Status.INVALID_ARGUMENT,
             "config.mounts with an image has 9 entries, the limit is 8",
         ),
-        ({"CDI_devices": [pb.CDIDevice(name="vendor.com/gpu")]}, Status.INVALID_ARGUMENT, "wanted 'vendor/class=device'"),
+        (
+            {"CDI_devices": [pb.CDIDevice(name="vendor.com/gpu")]},
+            Status.INVALID_ARGUMENT,
+            "'vendor/class=device'",
+        ),
     ],
 )
 async def test_create_refuses(daemon: Daemon, pod_id: str, fields: dict[str, Any], status: Status, words: str) -> None:

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 import trio
 
-from ocid.cri import encoded, sandbox_metrics
-from ocid.cri import metrics_table as table
+from ocid.cri import encoded, metrics_table as table, sandbox_metrics
 from ocid.cri.metrics_table import Facts
 from ocid.cri.sampler import NetworkSample
 from ocid.cri.stubs import api_pb2 as pb

@@ -14,8 +14,7 @@ from grpclib.encoding.proto import ProtoCodec
 
 from ocid import __version__
 from ocid.cri import server
-from ocid.cri.stubs import api_grpc
-from ocid.cri.stubs import api_pb2 as pb
+from ocid.cri.stubs import api_grpc, api_pb2 as pb
 from ocid.events import node, pod
 from tests.cri.daemon import Client, Daemon, container_config, pod_config, refused
 

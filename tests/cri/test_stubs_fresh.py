@@ -1,4 +1,4 @@
-"""The committed stubs are what ``proto/generate.py`` makes of ``proto/runtime/v1/api.proto``."""
+"""The committed stubs are what ``proto/generate.py`` makes of the files beside it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STUBS = ROOT / "ocid" / "cri" / "stubs"
-GENERATED = ("api_grpc.py", "api_pb2.py", "api_pb2.pyi")
+CRI = ("api_grpc.py", "api_pb2.py", "api_pb2.pyi")
+NRI = ("nri_pb2.py", "nri_pb2.pyi", "ttrpc_pb2.py", "ttrpc_pb2.pyi")
+GENERATED = (*(f"ocid/cri/stubs/{name}" for name in CRI), *(f"ocid/nri/stubs/{name}" for name in NRI))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_committed_file_is_fresh(name: str, fresh: Path) -> None:
-    committed = (STUBS / name).read_text().splitlines()
+    committed = (ROOT / name).read_text().splitlines()
     made = (fresh / name).read_text().splitlines()
     changes = list(difflib.unified_diff(committed, made, f"committed {name}", f"fresh {name}", n=1, lineterm=""))
 
@@ -37,12 +38,12 @@ def test_committed_file_is_fresh(name: str, fresh: Path) -> None:
 
 
 def test_every_generated_file_is_checked(fresh: Path) -> None:
-    assert sorted(path.name for path in fresh.iterdir()) == sorted(GENERATED)
+    assert sorted(str(path.relative_to(fresh)) for path in fresh.rglob("*") if path.is_file()) == sorted(GENERATED)
 
 
 def makers(name: str) -> list[tuple[str, str]]:
     """The (tool, version) pairs in the first line of a committed stub."""
-    with (STUBS / name).open() as file:
+    with (ROOT / name).open() as file:
         pairs: list[tuple[str, str]] = re.findall(r"(grpcio-tools|grpclib|mypy-protobuf) (\d[\w.]*\w)", file.readline())
     assert pairs, f"{name} does not say in its first line what made it"
     return pairs

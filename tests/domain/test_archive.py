@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain import archive, tar
 from ocid.domain.archive import COVER, KEEP, REMOVE, SKIP, Limits

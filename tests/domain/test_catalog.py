@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain import catalog
 from ocid.domain.catalog import Catalog

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain import cni
 from ocid.domain.configs import DnsConfig, PortMapping, Protocol

@@ -6,8 +6,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain import configs as c
 from ocid.domain.image_config import IMAGE_CONFIG_BYTES_MAX, ImageConfig, parse_image_config

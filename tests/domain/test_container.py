@@ -7,15 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
-from ocid.domain import container as domain
-from ocid.domain import container_update as updates
+from ocid.domain import container as domain, container_update as updates
 from ocid.domain.container import MS, Container, decide, evolve, is_over, observe, plan
 from ocid.errors import WrongState
 from ocid.events import container as events
 from ocid.events.base import REGISTRY
+from ocid.ids import Digest
 from tests.fakes.declared import EMPTY, container_declared
 from tests.fakes.grids import Grid
 
@@ -33,6 +32,7 @@ START_FAILED = events.StartFailed(at_ns=9, error="EffectFailed", message="no")
 LETTERS = {
     "D": "Declared",
     "P": "Prepared",
+    "a": "Adjusted",
     "p": "PrepareFailed",
     "C": "Created",
     "c": "CreateFailed",
@@ -228,6 +228,17 @@ OWED = {
 def test_every_phase_answers_every_command(phase: str, command: str) -> None:
     table = EXPECTED_OF_CHANGES if command in CHANGES else EXPECTED
     assert table.outcome(decide, PHASES[phase], COMMANDS[command]) == table.expected(phase, command)
+
+
+def test_what_plugins_changed_is_told_before_the_preparation_that_holds_it() -> None:
+    adjusted = events.Adjusted(plugins=("10-a",), count=1, changes=Digest("sha256:c"), before=Digest("sha256:b"))
+    note = domain.NotePrepared(spec=Digest("sha256:s"), uid=0, gid=0, adjusted=(adjusted,))
+
+    facts = decide(PHASES["declared"], note)
+
+    assert [type(fact) for fact in facts] == [events.Adjusted, events.Prepared]
+    assert reduce(evolve, facts, PHASES["declared"]).prepared == facts[1]
+    assert decide(PHASES["prepared"], note) == ()
 
 
 def test_the_table_is_complete() -> None:

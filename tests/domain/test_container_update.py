@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import reduce
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain import container_update as domain
 from ocid.domain.configs import HugepageLimit, LinuxResources

@@ -6,8 +6,7 @@ import ipaddress
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain import ipam
 from ocid.errors import Exhausted, InvalidRequest

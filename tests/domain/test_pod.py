@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from ocid.domain import pod as domain
 from ocid.domain.pod import Pod, decide, evolve, is_over, observe, plan
@@ -22,10 +21,12 @@ from tests.fakes.grids import Grid
 BRIDGE = pod_declared()
 SHARED = pod_declared(shared_pid=True)
 HOST = pod_declared(network="host", netns="", addresses=(), interface="")
+TOLD = pod_declared(plugins=True)
 P, R, S, X = events.Prepared(), events.Ready(), events.StopRequested(), events.RemoveRequested()
 A = events.NetworkAttached(addresses=("10.88.0.2",), via="bridge")
 Z = events.PauseStarted(pid=7, start_ticks=8)
 F = events.Failed(step="Attach", error="EffectFailed", message="no")
+Y = events.Announced()
 C, N, T = events.ContainersStopped(), events.NetworkDetached(), events.Stopped()
 U = events.GaveUp(reason="crashed")
 REBOOT = events.Lost(reason="the node was rebooted", network_gone=True)
@@ -35,6 +36,7 @@ LETTERS = {
     "P": "Prepared",
     "A": "NetworkAttached",
     "Z": "PauseStarted",
+    "Y": "Announced",
     "R": "Ready",
     "F": "Failed",
     "L": "Lost",
@@ -51,29 +53,30 @@ LETTERS = {
 
 EXPECTED = Grid(
     """
-    phase          Run Prepared Attached Paused Failed Lost Stop Emptied Detached Released Remove Erased GaveUp Told
-    undeclared     D   !        !        !      !      !    .    !       !        !        .      !      .      !
-    declared       .   P        A        Z      FSX    L    S    .       .        .        SX     .      U      M
-    declared-host  .   PR       A        Z      FSX    L    S    .       .        .        SX     .      U      M
-    prepared       .   .        AR       Z      FSX    L    S    .       .        .        SX     .      U      M
-    attached       .   .        .        ZR     FSX    L    S    .       .        .        SX     .      U      M
-    ready          .   .        .        ZR     E      L    S    .       .        .        SX     .      U      M
-    ready-paused   .   .        .        .      E      L    S    .       .        .        SX     .      U      M
-    ready-host     .   .        AR       ZR     E      L    S    .       .        .        SX     .      U      M
-    lost           .   .        .        ZR     E      .    S    .       .        .        SX     .      U      M
-    rebooted       .   .        .        ZR     E      .    S    .       N        .        SX     .      U      M
-    rebooted-free  .   .        .        ZR     E      .    S    .       .        .        SX     .      U      M
-    given-up       .   .        .        ZR     E      L    S    .       .        .        SX     .      .      M
-    given-up-young .   .        AR       ZR     FSX    L    S    .       .        .        SX     .      .      M
-    stopping       .   .        .        .      E      .    .    C       N        T        X      .      U      M
-    stopping-early .   .        .        .      E      .    .    C       N        T        X      .      U      M
-    emptied        .   .        .        .      E      .    .    .       N        T        X      .      U      M
-    detached       .   .        .        .      E      .    .    .       .        T        X      .      U      M
-    stopped        .   .        .        .      E      .    .    .       .        .        X      .      U      M
-    failed         .   .        .        .      E      .    .    .       N        T        .      .      U      M
-    removing       .   .        .        .      E      .    .    .       .        .        .      G      U      M
-    given-up-down  .   .        .        .      E      .    S    C       N        T        X      .      .      M
-    removed        .   .        .        .      .      .    .    .       .        .        .      .      .      .
+    phase          Run Prepared Attach Paused Hear Failed Lost Stop Emptied Detached Released Remove Erased GaveUp Told
+    undeclared     D   !        !      !      !    !      !    .    !       !        !        .      !      .      !
+    declared       .   P        A      Z      Y    FSX    L    S    .       .        .        SX     .      U      M
+    declared-host  .   PR       A      Z      Y    FSX    L    S    .       .        .        SX     .      U      M
+    prepared       .   .        AR     Z      Y    FSX    L    S    .       .        .        SX     .      U      M
+    attached       .   .        .      ZR     Y    FSX    L    S    .       .        .        SX     .      U      M
+    told           .   .        .      Z      YR   FSX    L    S    .       .        .        SX     .      U      M
+    ready          .   .        .      ZR     YR   E      L    S    .       .        .        SX     .      U      M
+    ready-paused   .   .        .      .      YR   E      L    S    .       .        .        SX     .      U      M
+    ready-host     .   .        AR     ZR     YR   E      L    S    .       .        .        SX     .      U      M
+    lost           .   .        .      ZR     YR   E      .    S    .       .        .        SX     .      U      M
+    rebooted       .   .        .      ZR     YR   E      .    S    .       N        .        SX     .      U      M
+    rebooted-free  .   .        .      ZR     YR   E      .    S    .       .        .        SX     .      U      M
+    given-up       .   .        .      ZR     YR   E      L    S    .       .        .        SX     .      .      M
+    given-up-young .   .        AR     ZR     YR   FSX    L    S    .       .        .        SX     .      .      M
+    stopping       .   .        .      .      .    E      .    .    C       N        T        X      .      U      M
+    stopping-early .   .        .      .      .    E      .    .    C       N        T        X      .      U      M
+    emptied        .   .        .      .      .    E      .    .    .       N        T        X      .      U      M
+    detached       .   .        .      .      .    E      .    .    .       .        T        X      .      U      M
+    stopped        .   .        .      .      .    E      .    .    .       .        .        X      .      U      M
+    failed         .   .        .      .      .    E      .    .    .       N        T        .      .      U      M
+    removing       .   .        .      .      .    E      .    .    .       .        .        .      G      U      M
+    given-up-down  .   .        .      .      .    E      .    S    C       N        T        X      .      .      M
+    removed        .   .        .      .      .    .      .    .    .       .        .        .      .      .      .
     """,
     LETTERS,
 )
@@ -90,6 +93,7 @@ PHASES = {
     "declared-host": after(HOST),
     "prepared": after(BRIDGE, P),
     "attached": after(SHARED, P, A),
+    "told": after(TOLD, P, A),
     "ready": after(BRIDGE, P, A, R),
     "ready-paused": after(SHARED, P, A, Z, R),
     "ready-host": after(HOST, P, R),
@@ -112,8 +116,9 @@ PHASES = {
 COMMANDS = {
     "Run": domain.Run(declared=BRIDGE),
     "Prepared": domain.NotePrepared(),
-    "Attached": domain.NoteAttached(addresses=("10.88.0.2",), via="bridge"),
+    "Attach": domain.NoteAttached(addresses=("10.88.0.2",), via="bridge"),
     "Paused": domain.NotePaused(pid=7, start_ticks=8),
+    "Hear": domain.NoteAnnounced(),
     "Failed": domain.NoteFailed(step="Attach", error="EffectFailed", message="no"),
     "Lost": domain.NoteLost(reason="gone"),
     "Stop": domain.Stop(),
@@ -132,6 +137,7 @@ OWED = {
     "declared-host": domain.Prepare(),
     "prepared": domain.Attach(),
     "attached": domain.StartPause(),
+    "told": domain.Announce(),
     "ready": None,
     "ready-paused": domain.WatchPause(pid=7, start_ticks=8, failures=0),
     "ready-host": None,
@@ -246,9 +252,11 @@ def note_of(effect: Any) -> Any:
         case domain.Prepare():
             return COMMANDS["Prepared"]
         case domain.Attach():
-            return COMMANDS["Attached"]
+            return COMMANDS["Attach"]
         case domain.StartPause():
             return COMMANDS["Paused"]
+        case domain.Announce():
+            return COMMANDS["Hear"]
         case domain.WatchPause():
             return COMMANDS["Lost"]
         case domain.StopContainers():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain.configs import ContainerConfig, EnvVar
 from ocid.domain.redaction import DEFAULT_RULES, RedactionRules, commitment, is_secret, redact, redact_argv, reveal

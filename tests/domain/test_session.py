@@ -6,8 +6,7 @@ from functools import reduce
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain import session as domain
 from ocid.domain.session import Session, decide, evolve, gave_up, is_over, observe, plan

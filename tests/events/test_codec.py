@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.events import codec, node, upcast
 from ocid.events.base import REGISTRY, Event, Opaque

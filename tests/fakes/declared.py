@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ocid.events import container, pod, session
-from ocid.events import exec as execution
+from ocid.events import container, exec as execution, pod, session
 from ocid.ids import ContainerId, Digest, ExecId, ImageId, PodId, SessionId, digest_of
 
 EMPTY = digest_of(b"{}")

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
-from ocid.domain import catalog, container, layer, pod, pull, session
-from ocid.domain import exec as execution
+from ocid.domain import catalog, container, exec as execution, layer, pod, pull, session
 from ocid.domain.spec.inputs import HostFacts
 from ocid.domain.spec.resources import oci_resources
 from ocid.events.base import Event

@@ -10,8 +10,7 @@ import trio
 
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
-from ocid.domain import catalog, container, container_update, pod
-from ocid.domain import exec as execution
+from ocid.domain import catalog, container, container_update, exec as execution, pod
 from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
@@ -29,9 +28,7 @@ from ocid.domain.configs import (
 )
 from ocid.domain.redaction import DEFAULT_RULES, redact
 from ocid.errors import NotFound, OcidError, Unavailable, WrongState, revive
-from ocid.events import container as container_events
-from ocid.events import exec as exec_events
-from ocid.events import pod as pod_events
+from ocid.events import container as container_events, exec as exec_events, pod as pod_events
 from ocid.events.envelope import Context
 from ocid.ids import ContainerId, ExecId, ImageId, PodId, digest_of
 from ocid.ports import Credentials
@@ -202,6 +199,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             cgroup_parent=f"/ocid/{pod_id}",
             shared_pid=options.pid is NamespaceMode.POD,
             userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
+            plugins=core.host.plugins.enabled,
         )
         actor = core.pods.create(pod_id, key)
         await actor.ask(pod.Run(declared=declared), KUBELET, (document,))

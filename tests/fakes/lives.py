@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ocid.events import container, image, layer, node, pod
-from ocid.events import exec as execution
+from ocid.events import container, exec as execution, image, layer, node, pod
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
 from ocid.ids import ChainId, ContainerId, Digest, ExecId, ImageId, PodId, PullId, StreamId

@@ -18,9 +18,11 @@ from ocid.events import node as node_events
 from ocid.ids import digest_of
 from ocid.journal.memory import Crash, Disk, MemoryLog, memory_journal
 from ocid.journal.writer import Writer
+from ocid.ports.plugins import NoPlugins
 from ocid.projections.view import View
 from tests.fakes.images import FakeLayers, FakeRegistry, Shelf
 from tests.fakes.life import Faults, Killed, Life, Moment
+from tests.fakes.plugins import FakePlugins
 from tests.fakes.pods import FakeClock, FakeHostFiles, FakeNetwork, FakeSandboxes, FakeSecrets
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.streams import FakeStreams
@@ -39,10 +41,12 @@ class Node:
     seed: int = 0
     moment: Moment | None = None  # when the daemon is killed
     cni: bool = False
+    watched: bool = False  # by plugins
     faults: Faults = field(default_factory=Faults)
     disk: Disk = field(default_factory=Disk)
     shelf: Shelf = field(default_factory=Shelf)
     steps: list[str] = field(default_factory=list)  # of all effects, over all lives
+    told: list[tuple[str, str]] = field(default_factory=list)  # to plugins: (event, id), over all lives
     lives: int = 0
     interesting: tuple[int, int] = (0, 0)  # commits and steps before what a scenario is about
     down: bool = False  # the machine is off: no life begins
@@ -190,6 +194,7 @@ class Node:
             files=FakeHostFiles(),
             usage=self.usage,
             new_id=self.world.new_id,
+            plugins=FakePlugins(life, self.told) if self.watched else NoPlugins(),
         )
 
 

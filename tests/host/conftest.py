@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ocid.adapters import linux, mounts
-from ocid.adapters import process as processes
+from ocid.adapters import linux, mounts, process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.pause import PauseProcesses

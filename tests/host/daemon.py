@@ -23,8 +23,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,10 +37,8 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from ocid.adapters import mounts
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.shaping import detour_of
-from ocid.cri.stubs import api_grpc
-from ocid.cri.stubs import api_pb2 as pb
-from ocid.domain import catalog, container, layer, pod, pull, session
-from ocid.domain import exec as execution
+from ocid.cri.stubs import api_grpc, api_pb2 as pb
+from ocid.domain import catalog, container, exec as execution, layer, pod, pull, session
 from ocid.events import pod as pod_events
 from ocid.events.envelope import Envelope
 from ocid.journal.reader import Reader

@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ocid.adapters import attach as attaching
-from ocid.adapters import linux
-from ocid.adapters import process as processes
+from ocid.adapters import attach as attaching, linux, process as processes
 from ocid.adapters.links import inside
 from ocid.adapters.streams import HostStreams
 from ocid.errors import EffectFailed

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ocid.adapters import command
-from ocid.adapters import process as processes
+from ocid.adapters import command, process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.errors import EffectFailed, Unavailable
 

@@ -15,8 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from ocid.adapters import conmon, mounts
-from ocid.adapters import process as processes
+from ocid.adapters import conmon, mounts, process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.runc import OciRuntime

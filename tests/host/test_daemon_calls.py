@@ -16,8 +16,7 @@ from grpclib.exceptions import GRPCError
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import node as node_events
 from tests import images
-from tests.host import daemon as host
-from tests.host import nodes
+from tests.host import daemon as host, nodes
 from tests.host.daemon import IMAGE, Cri, Daemon, Kubelet, Stage, log_lines, refused, wait_for
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]

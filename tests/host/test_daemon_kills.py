@@ -17,8 +17,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import exec as exec_events
-from ocid.events import node as node_events
+from ocid.events import exec as exec_events, node as node_events
 from tests import images
 from tests.host import daemon as host
 from tests.host.daemon import GONE, IMAGE, Cri, Daemon, Kubelet, Stage, log_lines, wait_for

@@ -16,8 +16,7 @@ from grpclib.exceptions import GRPCError
 
 from ocid.adapters import mounts
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import node as node_events
-from ocid.events import pod as pod_events
+from ocid.events import node as node_events, pod as pod_events
 from tests.host import daemon as host
 from tests.host.cnifixtures import FAKE
 from tests.host.daemon import Daemon, Kubelet, Stage, refused, wait_for

@@ -16,9 +16,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import image as image_events
-from ocid.events import node as node_events
-from ocid.events import pod as pod_events
+from ocid.events import image as image_events, node as node_events, pod as pod_events
 from tests import images
 from tests.host import daemon as host
 from tests.host.daemon import GONE, IMAGE, Daemon, Kubelet, Stage, wait_for

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from ocid.adapters import durable, mounts
-from ocid.adapters import layers as adapter
+from ocid.adapters import durable, layers as adapter, mounts
 from ocid.adapters.layers import LayerStore
 from ocid.adapters.unpack import Unpacker
 from ocid.errors import EffectFailed, NotFound, Unavailable

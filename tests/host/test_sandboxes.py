@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ocid.adapters import mounts
-from ocid.adapters import process as processes
+from ocid.adapters import mounts, process as processes
 from ocid.adapters.sandbox import PodSandboxes
 from ocid.domain.configs import DnsConfig
 from ocid.errors import EffectFailed, InvalidRequest

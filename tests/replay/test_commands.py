@@ -17,8 +17,7 @@ import msgspec
 import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_structured
 from cloudevents.core.formats.json import JSONFormat
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from ocid_replay.__main__ import main
 from ocid_replay.cloudevents import cloud_event
 from ocid_replay.guard import guarded

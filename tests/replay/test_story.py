@@ -12,13 +12,15 @@ from ocid_replay.family import Subject, events_of, find
 from ocid_replay.story import Story, tell
 from ocid_replay.verdict import of_container, of_pod
 
+from ocid.domain.nri import Change
 from ocid.errors import InvalidRequest, NotFound
 from ocid.events import container, pod, session
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, StreamId, digest_of
 from ocid.journal.looking import look, peers
 from ocid.journal.reader import Reader
+from ocid.projections.text import short
 from tests.fakes.declared import container_declared, exec_requested, pod_declared, session_requested
 from tests.fakes.lives import APP, BOOT, HOG, JOB, WEB, Life, S, write_log
 
@@ -39,6 +41,33 @@ def reader(directory: Path) -> Iterator[Reader]:
 def story(reader: Reader, wanted: str) -> Story:
     subject = find(reader, wanted)
     return tell(subject, events_of(reader, subject), peers(reader))
+
+
+def test_what_plugins_changed_is_spelled_out_from_its_document(tmp_path: Path) -> None:
+    few = [Change(plugin="10-a", field="args"), Change(plugin="20-b", field="env", key="FOO")]
+    many = [Change(plugin="10-a", field="env", key=f"V{number}") for number in range(40)]
+    declared, life = container_declared(), Life(tmp_path)
+    stream, before = f"container/{declared.container_id}", b"{}"
+    life.write(stream, declared)
+    for changes in (few, many):
+        document = msgspec.json.encode(changes)
+        event = container.Adjusted(
+            plugins=("10-a", "20-b"), count=2, changes=digest_of(document), before=digest_of(before)
+        )
+        life.write(stream, event, documents=(document, before))
+    subject = Subject("container", declared.container_id, declared.name)
+    plain = f"2 changes by plugins 10-a, 20-b, listed in {short(digest_of(msgspec.json.encode(few)))}"
+
+    told = tell(subject, life.envelopes, lambda seq: None, life.store.document).lines
+    assert told[1].text == f"{plain}: 10-a: args; 20-b: env FOO"
+    assert told[2].text.endswith("V31; and 8 more")
+    assert tell(subject, life.envelopes, lambda seq: None).lines[1].text == plain
+
+    def lost(digest: str) -> bytes:
+        raise NotFound("document", digest)
+
+    assert tell(subject, life.envelopes, lambda seq: None, lost).lines[1].text == plain
+    life.store.close(stopped_at_ns=life.now_ns)
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
 from ocid.streaming.limits import Limits

@@ -6,8 +6,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.streaming import spdy
 from ocid.streaming.spdy import Data, Ended, Event, GoAway, Opened, Reset, Session, Status, Widened

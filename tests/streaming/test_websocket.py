@@ -6,8 +6,7 @@ import os
 import struct
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.streaming import websocket
 from ocid.streaming.websocket import Code, Ended, Event, Opcode, Piece, Receiver

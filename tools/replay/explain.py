@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the story of ``args.id``."""
     with look(log_directory(args)) as reader:
         subject = find(reader, args.id)
-        story = tell(subject, events_of(reader, subject), peers(reader))
+        story = tell(subject, events_of(reader, subject), peers(reader), reader.document)
     if args.output == "json":
         tables.json(story)
     else:

@@ -7,8 +7,7 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest, NotFound
-from ocid.events import codec, container, pod, session
-from ocid.events import exec as execution
+from ocid.events import codec, container, exec as execution, pod, session
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
 from ocid.journal.reader import Reader

@@ -7,13 +7,13 @@ from typing import Final
 
 import msgspec
 
-from ocid.events import container, pod, session
-from ocid.events import exec as execution
+from ocid.events import container, exec as execution, pod, session
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
 from ocid.projections.text import short
 from ocid.projections.words import who, who_in_full, words
 
+from .adjusted import Document, spelled
 from .family import Subject
 from .verdict import Finding, of_container, of_pod
 
@@ -61,13 +61,16 @@ class Story(msgspec.Struct, frozen=True):
     askers: dict[str, str]  # who, in a word → who, in full
 
 
-def tell(subject: Subject, events: Sequence[Envelope], peer: Peer) -> Story:
-    """Tell the story of *subject* from its *events* and those of all that belongs to it, in order."""
+def tell(subject: Subject, events: Sequence[Envelope], peer: Peer, document: Document | None = None) -> Story:
+    """Tell the story of *subject* from its *events* and those of all that belongs to it, in order.
+
+    *document* reads what the events cite; where it is not given, only what the events say themselves is told.
+    """
     names: dict[str, str] = {
         each.stream: f"container {each.event.name}" for each in events if isinstance(each.event, container.Declared)
     }
     lines = [
-        _line(subject, each, names, peer)
+        _line(subject, each, names, peer, document)
         for each in events
         if each.stream == subject.stream or subject.kind == "container" or isinstance(each.event, _MAIN_LINES)
     ]
@@ -96,7 +99,7 @@ def _title(subject: Subject, events: Sequence[Envelope]) -> str:
             return f"{subject.kind} {subject.name}, id {subject.id}"
 
 
-def _line(subject: Subject, each: Envelope, names: dict[str, str], peer: Peer) -> Line:
+def _line(subject: Subject, each: Envelope, names: dict[str, str], peer: Peer, document: Document | None) -> Line:
     label = ""
     if each.stream != subject.stream:
         aggregate, _, name = each.stream.partition("/")
@@ -107,10 +110,17 @@ def _line(subject: Subject, each: Envelope, names: dict[str, str], peer: Peer) -
         wall_ns=each.wall_ns,
         subject=label,
         type=each.type,
-        text=words(each.event),
+        text=_text(each, document),
         who=who(peer(each.context.who), each.context.who) if asked else "",
         who_seq=each.context.who,
     )
+
+
+def _text(each: Envelope, document: Document | None) -> str:
+    text = words(each.event)
+    if document is not None and isinstance(each.event, container.Adjusted):
+        return f"{text}: {spelled(each.event, document)}".removesuffix(": ")
+    return text
 
 
 def _verdicts(subject: Subject, events: Sequence[Envelope], names: dict[str, str], peer: Peer) -> list[Verdict]:

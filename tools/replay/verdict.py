@@ -8,8 +8,7 @@ from typing import Final
 
 import msgspec
 
-from ocid.events import container, pod, session
-from ocid.events import exec as execution
+from ocid.events import container, exec as execution, pod, session
 from ocid.events.envelope import Envelope
 from ocid.projections.phrases import duration, signal_name
 

@@ -14,7 +14,19 @@ def recorded_spec(spec: Mapping[str, Any], rules: RedactionRules, salt: bytes) -
     process = dict(spec["process"])
     process["env"] = [_variable(one, rules, salt) for one in process.get("env", ())]
     process["args"] = list(redact_argv(tuple(process.get("args", ())), rules, salt))
-    return {**spec, "process": process}
+    if "hooks" not in spec:
+        return {**spec, "process": process}
+    hooks = {name: [_hook(one, rules, salt) for one in those] for name, those in spec["hooks"].items()}
+    return {**spec, "process": process, "hooks": hooks}
+
+
+def _hook(hook: Mapping[str, Any], rules: RedactionRules, salt: bytes) -> dict[str, Any]:
+    """Return a hook with the secrets in its environment and arguments replaced; plugins add hooks."""
+    return {
+        **hook,
+        "env": [_variable(one, rules, salt) for one in hook.get("env", ())],
+        "args": list(redact_argv(tuple(hook.get("args", ())), rules, salt)),
+    }
 
 
 def _variable(assignment: str, rules: RedactionRules, salt: bytes) -> str:

@@ -6,8 +6,10 @@ import pytest
 
 from ocid.domain import configs as c
 from ocid.domain.image_config import ImageConfig
+from ocid.domain.redaction import DEFAULT_RULES
 from ocid.domain.spec.inputs import HostFacts, Rlimit, SpecPolicy
 from ocid.domain.spec.process import arguments, container_process, environment, exec_process, working_dir
+from ocid.domain.spec.recorded import recorded_spec
 from ocid.errors import InvalidRequest
 from tests.domain.spec.builders import inputs
 
@@ -110,3 +112,13 @@ def test_exec_inherits_all_but_arguments_and_terminal() -> None:
     assert process["args"] == ["/app", "serve"]
     with pytest.raises(InvalidRequest, match="no command"):
         exec_process(process, (), terminal=False)
+
+
+def test_secrets_in_hooks_that_plugins_add_stay_out_of_the_log() -> None:
+    hook = {"path": "/h", "args": ["h", "--api-key", "canary"], "env": ["DB_PASSWORD=canary", "LANG=C"]}
+    spec = {"process": {"env": [], "args": []}, "hooks": {"poststop": [hook]}}
+    recorded = recorded_spec(spec, DEFAULT_RULES, bytes(16))
+
+    assert "canary" not in str(recorded)
+    assert recorded["hooks"]["poststop"][0]["env"][1] == "LANG=C"
+    assert "canary" in str(spec)

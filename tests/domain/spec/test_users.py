@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain.configs import ContainerSecurityContext, SupplementalGroupsPolicy
 from ocid.domain.spec.users import ID_MAX, LINE_BYTES_MAX, LINES_MAX, parse_group, parse_passwd, resolve_user

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.seccomp_default import DEFAULT_PROFILE

@@ -1,0 +1,206 @@
+"""Plugins at a real daemon: one that connects, one that the daemon starts, and what real containers are then."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from ocid.cri.stubs import api_pb2 as pb
+from ocid.events import container as container_events, node as node_events
+from ocid.nri.stubs import nri_pb2
+from tests.host import daemon as host
+from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
+from tests.nri.plugin import Refusal, TestPlugin
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+stage, kubelet, nothing_leaks = host.stage, host.kubelet, host.nothing_leaks
+
+ROOT = Path(__file__).parents[2]
+STARTED = f"""#!{sys.executable}
+import os, socket, sys, trio
+sys.path.insert(0, {str(ROOT)!r})
+from ocid.nri.stubs import nri_pb2 as pb
+from tests.nri.plugin import TestPlugin
+
+def adjust(request):
+    words = ",".join(sorted(os.environ)) + " " + os.environ["NRI_PLUGIN_IDX"] + os.environ["NRI_PLUGIN_NAME"]
+    env = [pb.KeyValue(key="STARTED_WITH", value=words)]
+    return pb.CreateContainerResponse(adjust=pb.ContainerAdjustment(env=env))
+
+async def main():
+    sock = trio.socket.from_stdlib_socket(socket.socket(fileno=int(os.environ["NRI_PLUGIN_SOCKET"])))
+    await TestPlugin("ignored", "99", CreateContainer=adjust).run(trio.SocketStream(sock))
+
+trio.run(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(stage: Stage, private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with NRI on, and one plugin in its directory."""
+    directory = tmp_path_factory.mktemp("nri")
+    (directory / "plugins").mkdir()
+    plugin = directory / "plugins" / "05-started"
+    plugin.write_text(STARTED)
+    plugin.chmod(0o755)
+    config = {
+        "enabled": True,
+        "socket": str(directory / "s" / "nri.sock"),
+        "plugin_dir": str(directory / "plugins"),
+        "config_dir": str(directory / "conf.d"),
+    }
+    with stage.daemon({"nri": config}) as one:
+        with one.client() as cri:
+            cri.call("PullImage", image=pb.ImageSpec(image=IMAGE))
+        yield one
+        one.check_log()
+
+
+@contextmanager
+def connected(daemon: Daemon, plugin: TestPlugin) -> Iterator[TestPlugin]:
+    """Have *plugin* connected while the block lasts."""
+    token: list[Any] = []
+
+    async def main() -> None:
+        stream = await trio.open_unix_socket(daemon.config["nri"]["socket"])
+        with trio.CancelScope() as scope:
+            token.extend((trio.lowlevel.current_trio_token(), scope))
+            async with stream:
+                await plugin.run(stream)
+
+    thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
+    thread.start()
+    try:
+        wait_for(lambda: any(name == "Synchronize" for name, _ in plugin.calls), "the plugin is welcomed")
+        wait_for(lambda: f"{plugin.index}-{plugin.name}" in joined(daemon), "the log knows of it")
+        yield plugin
+    finally:
+        if thread.is_alive():
+            trio.from_thread.run_sync(token[1].cancel, trio_token=token[0])
+        thread.join(10)
+
+
+def joined(daemon: Daemon) -> list[str]:
+    return [one.event.plugin for one in daemon.events() if isinstance(one.event, node_events.PluginJoined)]
+
+
+def adjusting(**fields: Any) -> Callable[[Any], nri_pb2.CreateContainerResponse]:
+    adjust = nri_pb2.ContainerAdjustment(**fields)
+    return lambda request: nri_pb2.CreateContainerResponse(adjust=adjust)
+
+
+def test_a_container_is_made_as_a_plugin_wants_and_the_log_says_so(daemon: Daemon, kubelet: Kubelet) -> None:
+    plugin = TestPlugin(
+        "sample",
+        CreateContainer=adjusting(
+            env=[{"key": "FROM_PLUGIN", "value": "visible"}, {"key": "API_TOKEN", "value": "canary-plugin"}],
+            mounts=[{"destination": "/from/plugin", "type": "bind", "source": "/proc/sys", "options": ["rbind", "ro"]}],
+            annotations={"plugin": "sample"},
+            linux={"oom_score_adj": {"value": 444}},
+            rlimits=[{"type": "RLIMIT_NOFILE", "hard": 99, "soft": 98}],
+        ),
+    )
+    with connected(daemon, plugin):
+        pod_id = kubelet.run_pod()
+        script = "echo $FROM_PLUGIN $API_TOKEN; cat /from/plugin/kernel/ostype /proc/self/oom_score_adj; ulimit -n"
+        container_id = kubelet.start(pod_id, "sh", "-c", f"{script}; sleep 1000")
+        log = Path(kubelet.status(container_id).log_path)
+        wait_for(lambda: len(host.log_lines(log)) == 4, "it has printed everything")
+        assert [text for _, _, text in host.log_lines(log)] == ["visible canary-plugin", "Linux", "444", "98"]
+        spec = kubelet.info(container_id)["runtimeSpec"]
+        assert spec["annotations"]["plugin"] == "sample"
+        kubelet.call("StopContainer", container_id=container_id, timeout=0)
+        kubelet.call("RemoveContainer", container_id=container_id)
+        kubelet.end_pod(pod_id)
+
+    assert plugin.heard == [
+        "RunPodSandbox", "CreateContainer", "ValidateContainerAdjustment", "PostCreateContainer", "StartContainer",
+        "PostStartContainer", "StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox",
+    ]  # fmt: skip
+    assert plugin.message("RunPodSandbox").pod.ips
+    assert plugin.message("StartContainer").container.pid > 0
+    events = [one.event for one in daemon.events() if one.stream == f"container/{container_id}"]
+    kinds = [type(event) for event in events]
+    assert kinds.index(container_events.Adjusted) < kinds.index(container_events.Created)
+    adjusted = next(event for event in events if isinstance(event, container_events.Adjusted))
+    assert adjusted.plugins == ("05-started", "10-sample")
+    content = (daemon.root / "log" / "data.mdb").read_bytes()
+    assert b"FROM_PLUGIN=visible" in content
+    assert b"canary-plugin" not in content
+
+
+def test_a_plugin_of_the_directory_is_started_with_its_socket_and_name(daemon: Daemon, kubelet: Kubelet) -> None:
+    pod_id = kubelet.run_pod()
+    code, output = kubelet.run(pod_id, "sh", "-c", "echo $STARTED_WITH")
+
+    assert code == 0
+    names = set(output.split()[0].split(",")) - {"LC_CTYPE"}  # which Python itself may set
+    assert names == {"NRI_PLUGIN_IDX", "NRI_PLUGIN_NAME", "NRI_PLUGIN_SOCKET"}
+    assert output.split()[1] == "05started"
+
+
+def test_a_refusal_leaves_nothing_and_names_the_plugin(daemon: Daemon, kubelet: Kubelet) -> None:
+    def refuse(request: Any) -> Any:
+        raise Refusal("not here")
+
+    with connected(daemon, TestPlugin("no", "20", CreateContainer=refuse, RunPodSandbox=refuse)):
+        with pytest.raises(GRPCError) as error:
+            kubelet.run_pod()
+        assert refused(error) == (Status.UNKNOWN, refused(error)[1])
+        assert "plugin 20-no refuses RunPodSandbox: not here" in refused(error)[1]
+        assert not kubelet.call("ListPodSandbox").items, "when the error is told, the pod is gone"
+    pod_id = kubelet.run_pod()
+    with connected(daemon, TestPlugin("no", "20", CreateContainer=refuse)):
+        with pytest.raises(GRPCError) as error:
+            kubelet.create(pod_id, "true")
+        assert "plugin 20-no refuses CreateContainer: not here" in refused(error)[1]
+        assert not kubelet.call("ListContainers").containers
+
+
+def test_a_plugin_that_comes_late_learns_what_lives(daemon: Daemon, kubelet: Kubelet) -> None:
+    pod_id = kubelet.run_pod()
+    container_id = kubelet.start(pod_id, "sleep", "1000")
+    with connected(daemon, TestPlugin("late", "30")) as plugin:
+        told = plugin.message("Synchronize")
+
+    assert [pod.id for pod in told.pods] == [pod_id]
+    assert [(one.id, one.state) for one in told.containers] == [(container_id, nri_pb2.CONTAINER_RUNNING)]
+    assert list(told.containers[0].args) == ["sleep", "1000"]
+
+
+def test_one_that_says_nothing_any_more_delays_and_then_is_cut_off(daemon: Daemon, kubelet: Kubelet) -> None:
+    async def sleep(request: Any) -> Any:
+        await trio.sleep_forever()
+
+    pod_id = kubelet.run_pod()
+    with connected(daemon, TestPlugin("mute", "40", CreateContainer=sleep)):
+        began = time.monotonic()
+        assert kubelet.run(pod_id, "true")[0] == 0
+        assert 2 <= time.monotonic() - began < 6
+        left = [one.event for one in daemon.events() if isinstance(one.event, node_events.PluginLeft)]
+        assert (left[-1].plugin, left[-1].reason) == ("40-mute", "no answer to CreateContainer in 2 s")
+
+
+def test_after_a_crash_of_the_daemon_its_plugins_are_there_before_anything_is_made(
+    daemon: Daemon, kubelet: Kubelet
+) -> None:
+    pod_id = kubelet.run_pod()
+    before = joined(daemon).count("05-started")
+    daemon.kill()
+    daemon.start()
+    code, output = kubelet.run(pod_id, "sh", "-c", "echo $STARTED_WITH")
+
+    assert (code, output.split()[1]) == (0, "05started")
+    assert joined(daemon).count("05-started") == before + 1
+    assert json.loads(kubelet.call("Status", verbose=True).info["config"])["nri"]["enabled"]
