@@ -31,8 +31,7 @@ class Transport:
         self._output_bytes = output_bytes
         self._active_at = trio.current_time()
         self._reading = trio.CancelScope()
-        self._outbox: list[bytes] = []
-        self._waiting = 0  # bytes in the outbox
+        self._outbox = bytearray()
         self._sending = False
         self._cut = False  # nothing can be sent any more
         self._turn = trio.Lock()  # writers wait for room one after the other, in their order
@@ -48,7 +47,7 @@ class Transport:
             while True:
                 if data:
                     take(data)
-                while (full() or self._waiting > self._output_bytes + _ANSWER_BYTES_MAX) and not self._hung_up():
+                while (full() or len(self._outbox) > self._output_bytes + _ANSWER_BYTES_MAX) and not self._hung_up():
                     with trio.move_on_after(_HANG_UP_POLL_S):
                         await self._resumed.park()
                 try:
@@ -69,9 +68,7 @@ class Transport:
         while True:
             while not self._outbox:
                 await self._filled.park()
-            batch = memoryview(b"".join(self._outbox))
-            self._outbox.clear()
-            self._waiting = 0
+            batch, self._outbox = memoryview(self._outbox), bytearray()
             self._sending = True
             self._moved.unpark_all()
             self._resumed.unpark_all()
@@ -102,18 +99,15 @@ class Transport:
     async def room(self) -> None:
         """Wait until the outbox has room, or the client is gone."""
         async with self._turn:
-            while self._waiting >= self._output_bytes and not self.gone.is_set():
+            while len(self._outbox) >= self._output_bytes and not self.gone.is_set():
                 await self._moved.park()
 
     def push(self, *pieces: bytes) -> None:
         """Put a frame into the outbox. Whoever sends data waits for ``room`` before."""
-        if self._cut:
-            return
-        for piece in pieces:
-            if piece:
-                self._outbox.append(piece)
-                self._waiting += len(piece)
-        self._filled.unpark_all()
+        if not self._cut:
+            for piece in pieces:
+                self._outbox += piece
+            self._filled.unpark_all()
 
     async def drained(self) -> None:
         """Wait until the outbox is empty and the kernel has it all, or nothing can be sent any more."""

@@ -133,7 +133,10 @@ async def test_base64_input_may_come_in_any_pieces(base: str, sessions: FakeSess
             assert message is not None
             got += message[1][1:]
         assert got.replace(b"=", b"") == b"QUJDRA"
-        await socket.send(1, b"0QQ==QQ==")
+        padded = socket.frame(1, b"0QQ==QQ==")
+        await stream.send_all(padded[:-3])
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(padded[-3:])
         while await socket.receive() is not None:
             pass
         assert socket.close_code == 1007

@@ -206,7 +206,10 @@ async def test_a_write_to_a_connection_that_is_gone_breaks(base: str, sessions: 
     assert broken == ["forwarded connection to port 80 is gone"]
 
 
-async def test_a_write_that_waits_for_a_window_breaks_with_its_connection(base: str, sessions: FakeSessions) -> None:
+@pytest.mark.parametrize("ends", ["connection", "client"])
+async def test_a_write_that_waits_for_a_window_breaks_with_what_ends(
+    base: str, sessions: FakeSessions, ends: str
+) -> None:
     broken = []
 
     async def write(tunnel: CoreTunnel) -> None:
@@ -221,8 +224,11 @@ async def test_a_write_that_waits_for_a_window_breaks_with_its_connection(base: 
         data, _ = await pair(client, 1)
         await until(lambda: data.received == 65536)
         assert broken == []
-        await data.reset()
-        await until(lambda: bool(broken))
+        if ends == "connection":
+            await data.reset()
+            await until(lambda: bool(broken))
+            assert sessions.gone == []
+    await until(lambda: bool(broken))
 
 
 async def test_a_connection_nobody_reads_lets_the_others_read(base: str, sessions: FakeSessions) -> None:

@@ -102,6 +102,42 @@ async def test_a_client_that_never_reads_is_silent_too(autojump_clock: MockClock
             assert sessions.gone == ["flood"]
 
 
+async def test_a_client_that_only_reads_is_not_silent(autojump_clock: MockClock, sessions: FakeSessions) -> None:
+    async def clock(client: Client, grant: Grant) -> Outcome:
+        for _ in range(20):
+            await trio.sleep(50)
+            await client.write(Output.STDOUT, b"tick")
+        return Outcome(exit_code=0)
+
+    sessions.commands["clock"] = clock
+    async with (
+        connected(Server(sessions, limits=Limits(idle_s=60))) as (stream, _),
+        over_websocket(stream, sessions.issue("clock", stdout=True), V4) as socket,
+    ):
+        while await socket.receive() is not None:
+            pass
+        assert socket.close_code == 1000
+
+
+async def test_a_write_ends_with_a_client_that_is_given_up(autojump_clock: MockClock, sessions: FakeSessions) -> None:
+    ended = []
+
+    async def writing(client: Client, grant: Grant) -> Outcome:
+        with trio.CancelScope(shield=True):
+            await client.write(Output.STDOUT, bytes(4 << 20))
+        ended.append(trio.current_time())
+        return Outcome(exit_code=0)
+
+    sessions.commands["writing"] = writing
+    async with (
+        connected(Server(sessions, limits=Limits(idle_s=60)), narrow=True) as (stream, _),
+        over_websocket(stream, sessions.issue("writing", stdout=True), V4),
+    ):
+        began = trio.current_time()
+        await trio.sleep(61)
+        assert ended == [pytest.approx(began + 60)]
+
+
 async def test_output_for_a_client_that_is_gone_is_dropped(autojump_clock: MockClock, sessions: FakeSessions) -> None:
     written = []
 
