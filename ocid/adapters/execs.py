@@ -173,14 +173,19 @@ class Execs:
         return {pid for pid in members if processes.parent_of(pid) == os.getpid()}
 
     def _kill_tree(self, order: ContainerOrder, top: int) -> None:
-        """Kill a command, its session, and its descendants as far as they are still linked to it."""
+        """Kill a command, its session, and its descendants as far as they are still linked to it.
+
+        A child that a command makes while it is killed is linked by the session only. That is the command's own under
+        runc, and under crun that of the runtime, which we have given one of its own, too.
+        """
         killed: set[int] = set()
+        sessions = {top, processes.session_of(top)} - {None, 0, os.getsid(0)}
         for _ in range(_KILL_ROUNDS):
             members = self._cgroups.processes(order.cgroup)
             parents = {pid: processes.parent_of(pid) for pid in members}
             doomed = {top}
             for pid in members:
-                if processes.session_of(pid) == top or top in _ancestors(pid, parents):
+                if processes.session_of(pid) in sessions or top in _ancestors(pid, parents):
                     doomed.add(pid)
             if doomed <= killed:
                 return
