@@ -18,6 +18,7 @@ import trio
 from ocid.adapters import usage_text as text
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.usage_survey import networks, processes
+from ocid.errors import Unavailable
 from ocid.ports.usage import CgroupDetails, CgroupUsage, CpuSample, DeviceIo, HugePages, Pressure, Sample, SampleOrder
 
 FILE_BYTES_MAX: Final = 64 << 10
@@ -49,8 +50,15 @@ class CgroupUsages:
         return len(self._cgroups.processes(path))
 
     async def sample(self, order: SampleOrder) -> Sample:
-        """Look at many cgroups, networks and processes in a worker thread."""
-        return await trio.to_thread.run_sync(self._sample, order, limiter=self._threads, abandon_on_cancel=True)
+        """Look at many cgroups, networks and processes in a worker thread.
+
+        Raises:
+            Unavailable: the host is out of threads or descriptors.
+        """
+        try:
+            return await trio.to_thread.run_sync(self._sample, order, limiter=self._threads, abandon_on_cancel=True)
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(f"looking at what containers use: {error}") from error
 
     def _sample(self, order: SampleOrder) -> Sample:
         cpu = {name: taken for name, path in order.cpu.items() if (taken := self._cpu(path)) is not None}

@@ -17,7 +17,7 @@ from ocid.actors.core import Core
 from ocid.domain.container import Container
 from ocid.domain.pod import Pod
 from ocid.domain.spec.cgroups import CgroupDriver, parent_path
-from ocid.errors import OcidError
+from ocid.errors import InvalidRequest, OcidError
 from ocid.events import container, pod
 from ocid.events.envelope import Envelope
 from ocid.ports.usage import CpuSample, InterfaceUsage, ProcessUsage, SampleOrder
@@ -96,13 +96,16 @@ class Sampler:
         """Return the cgroups of ready pods that have one for themselves, as paths."""
         ready = {name: row.state for name, row in self._core.view.pods.rows.items() if row.state.is_ready}
         users = Counter(state.declared.cgroup_parent for state in ready.values() if state.declared is not None)
-        driver = CgroupDriver(self._core.host.settings.cgroup_driver)
-        found = {}
-        for name, state in ready.items():
-            parent = self._own_parent(name, state)
-            if parent and users[parent] == 1 and (path := parent_path(driver, parent)) != "/":
-                found[name] = path
-        return found
+        parents = {name: self._own_parent(name, state) for name, state in ready.items()}
+        paths = {name: self.path_of(parent) for name, parent in parents.items() if parent and users[parent] == 1}
+        return {name: path for name, path in paths.items() if path not in ("", "/")}
+
+    def path_of(self, parent: str) -> str:
+        """Return the path of a parent cgroup; "" for a name that the cgroup driver of today cannot have."""
+        try:
+            return parent_path(CgroupDriver(self._core.host.settings.cgroup_driver), parent)
+        except InvalidRequest:
+            return ""
 
     def _own_parent(self, name: str, state: Pod) -> str:
         """Return the parent cgroup that the pod's request names; one that is the default belongs to nobody."""
@@ -123,7 +126,10 @@ class Sampler:
             whole = trio.current_time() >= next_s
             if whole:
                 next_s = trio.current_time() + self.period_s
-            await self.sample(only_new=not whole)
+            try:
+                await self.sample(only_new=not whole)
+            except OcidError as error:
+                log.warning("no sample was taken: %s", error)
             with trio.move_on_at(next_s):
                 await self._begun.wait()
                 await trio.sleep(SOON_S)

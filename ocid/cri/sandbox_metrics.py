@@ -13,7 +13,7 @@ from ocid.cri.metrics_table import Facts, Metric
 from ocid.cri.sandbox_stats import running
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.pod import Pod
-from ocid.domain.spec.cgroups import CgroupDriver, container_path, parent_path
+from ocid.domain.spec.cgroups import directory_of
 from ocid.projections.fold import Row
 
 METRICS, CONTAINER_METRICS = 2, 3  # field numbers of PodSandboxMetrics; ContainerMetrics.metrics is 2, too
@@ -54,8 +54,8 @@ def _pod(facade: Facade, row: Row[Pod], cgroups: dict[str, str]) -> bytes:
     pod_id, usages = declared.pod_id, facade.core.host.usage
     now_ns = facade.core.host.clock.wall_ns()
     place = cgroups.get(pod_id)
-    driver = CgroupDriver(facade.core.host.settings.cgroup_driver)
-    of_pod = ("", parent_path(driver, declared.cgroup_parent), "", "", declared.namespace, declared.name)
+    parent = facade.sampler.path_of(declared.cgroup_parent)
+    of_pod = ("", parent, "", "", declared.namespace, declared.name)
     message = [pb.PodSandboxMetrics(pod_sandbox_id=pod_id).SerializeToString()]
     network = Facts(now_ns, network=facade.sampler.networks.get(pod_id))
     message += encoded(table.NETWORK, network, (*of_pod[:3], pod_id, *of_pod[4:]))
@@ -65,8 +65,7 @@ def _pod(facade: Facade, row: Row[Pod], cgroups: dict[str, str]) -> bytes:
     for name, path in running(facade, pod_id):
         config = facade.view.containers.config(name)
         image = config.image.user_specified_image or config.image.image
-        where = container_path(driver, declared.cgroup_parent, name)
-        labels = (config.metadata.name, where, image, name, declared.namespace, declared.name)
+        labels = (config.metadata.name, directory_of(path), image, name, declared.namespace, declared.name)
         facts = _container_facts(facade, name, path, now_ns)
         if facts is not None:
             head = pb.ContainerMetrics(container_id=name).SerializeToString()

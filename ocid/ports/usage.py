@@ -165,4 +165,8 @@ class Usage(Protocol):
         """Count the processes in a cgroup and below, now; 0 when it is gone."""
 
     async def sample(self, order: SampleOrder) -> Sample:
-        """Look at many cgroups, networks and processes in a worker thread."""
+        """Look at many cgroups, networks and processes in a worker thread.
+
+        Raises:
+            Unavailable: the host is out of what that needs.
+        """

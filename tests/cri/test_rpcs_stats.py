@@ -12,6 +12,7 @@ from grpclib.const import Status
 
 from ocid.cri import encoded
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.errors import Unavailable
 from ocid.ports.usage import CgroupUsage
 from tests.cri.daemon import Daemon, pod_config, refused
 from tests.fakes.usage import MIB, link
@@ -317,6 +318,29 @@ async def test_samples_of_what_is_gone_are_dropped(daemon: Daemon) -> None:
 
     assert (len(sampler._windows), len(sampler.networks), len(sampler.processes)) == (0, 0, 0)
     assert (len(daemon.facade.container_heads), len(daemon.facade.pod_heads)) == (0, 0)
+
+
+async def test_a_sample_that_fails_is_not_the_last(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    await daemon.pull()
+    container_id = await daemon.run(await daemon.run_pod())
+
+    async def failing(*_: Any) -> Any:
+        raise Unavailable("no thread is left")
+
+    monkeypatch.setattr(daemon.node.usage, "sample", failing)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon.facade.sampler.run)
+        await trio.sleep(25)
+        assert (await one(daemon, container_id)).HasField("memory")
+        monkeypatch.undo()
+        await trio.sleep(25)
+        assert (await one(daemon, container_id)).cpu.HasField("usage_nano_cores")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_parent_that_the_driver_cannot_have_is_nobodys(daemon: Daemon) -> None:
+    assert daemon.facade.sampler.path_of("/a/../b") == ""
+    assert daemon.facade.sampler.path_of("/kubepods/pod1") == "/kubepods/pod1"
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

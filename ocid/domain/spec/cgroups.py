@@ -67,6 +67,18 @@ def container_path(driver: CgroupDriver, parent: str, name: str) -> str:
     return f"{parent_path(driver, parent).rstrip('/')}/{PREFIX}-{name}.scope"
 
 
+def directory_of(path: str) -> str:
+    """The directory of an OCI ``linux.cgroupsPath``, relative to the root of a hierarchy, with a leading "/".
+
+    Raises:
+        InvalidRequest: its slice is none.
+    """
+    if path.startswith("/") or path.count(":") < 2:
+        return path
+    unit, prefix, name = path.split(":", 2)
+    return f"{slice_path(unit).rstrip('/')}/{prefix}-{name}.scope"
+
+
 def slice_name(parent: str) -> str:
     """The systemd slice that *parent* means: ``/kubepods/pod1`` → ``kubepods-pod1.slice``; "/" → ``-.slice``.
 

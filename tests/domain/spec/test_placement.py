@@ -9,7 +9,7 @@ import pytest
 from ocid.domain import configs as c
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.resolv import resolv_conf
-from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path, container_path, slice_name, slice_path
+from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path, container_path, directory_of, slice_name, slice_path
 from ocid.domain.spec.inputs import ExtraMount, HostFacts
 from ocid.domain.spec.mounts import container_mounts, rootfs_propagation
 from ocid.domain.spec.resources import merged, oci_resources
@@ -198,3 +198,12 @@ def test_resolv_conf() -> None:
             resolv_conf(c.DnsConfig(servers=(bad,)), "")
     with pytest.raises(InvalidRequest, match="limit"):
         resolv_conf(c.DnsConfig(searches=("x" * 70_000,)), "")
+
+
+@pytest.mark.parametrize("driver", CgroupDriver)
+@pytest.mark.parametrize("parent", ["", "/kubepods/pod1", "kubepods-pod1.slice"])
+def test_a_cgroups_path_means_the_containers_directory(driver: CgroupDriver, parent: str) -> None:
+    path = cgroups_path(driver, parent, "77")
+
+    assert directory_of(path) == container_path(driver, parent, "77")
+    assert directory_of("/a:b:c") == "/a:b:c"
