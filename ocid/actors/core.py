@@ -7,6 +7,7 @@ import contextlib
 import trio
 
 from ocid.actors.actor import Actor
+from ocid.actors.checkpointing import CheckpointEffects
 from ocid.actors.container import ContainerEffects
 from ocid.actors.directory import Kind
 from ocid.actors.execution import ExecEffects
@@ -16,9 +17,10 @@ from ocid.actors.leasing import Leasing
 from ocid.actors.pod import PodEffects
 from ocid.actors.recorder import Recorder
 from ocid.actors.supervisor import Supervisor
-from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import catalog, checkpoint, container, layer, pod, pull
 from ocid.domain import exec as execution
 from ocid.domain.catalog import Catalog
+from ocid.domain.checkpoint import Checkpoint
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
@@ -45,6 +47,7 @@ class Core:
             "container", container, journal, supervisor, _container_key, self._container_given_up, self._container_over
         )
         self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
+        self.checkpoints: Kind[Checkpoint] = Kind("checkpoint", checkpoint, journal, supervisor)
         self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor, self._pull_key)
         self.layers: Kind[Layer] = Kind("layer", layer, journal, supervisor)
         self.catalog: Kind[Catalog] = Kind("catalog", catalog, journal, supervisor)
@@ -54,10 +57,12 @@ class Core:
         )
         self.container_effects = ContainerEffects(host, self.pod_of, self.container_of, self.images.facts)
         self.exec_effects = ExecEffects(host, self.container_effects, self.container_of)
+        self.checkpoint_effects = CheckpointEffects(host, self.container_effects, self.container_of)
         self.pull_effects = PullEffects(host, self)
         self.pods.performed_by(PodEffects(host, self.containers_of).perform)
         self.containers.performed_by(self.container_effects.perform)
         self.execs.performed_by(self.exec_effects.perform)
+        self.checkpoints.performed_by(self.checkpoint_effects.perform)
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
         self.catalog.performed_by(CatalogEffects(host, self).perform)

@@ -16,7 +16,7 @@ import trio
 from ocid.actors.core import Core
 from ocid.actors.directory import Kind
 from ocid.actors.pod import network_order, sandbox_order
-from ocid.domain import catalog, container, layer, pod, pull
+from ocid.domain import catalog, checkpoint, container, layer, pod, pull
 from ocid.domain import exec as execution
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
@@ -60,12 +60,14 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     await _restore(core.pods, view.pods, of_pod)
     await _restore(core.containers, view.containers, of_container)
     await _sweep_execs(core)
+    await _sweep_checkpoints(core)
     attached = [actor.state.declared for actor in core.pods if actor.state.attached and not actor.state.detached]
     orders = [network_order(host, declared) for declared in attached if declared is not None]
     await _or_go_on("write the rules of the pod network", functools.partial(host.network.reconcile, orders))
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
     await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
-    for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs):
+    await _restore(core.checkpoints, view.checkpoints, lambda row: checkpoint.observe(row.state))
+    for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs, core.checkpoints):
         kind.start_restored()
     if core.catalog.find("images") is None:
         core.catalog.create("images")
@@ -95,6 +97,14 @@ async def _sweep_execs(core: Core) -> None:
                 await core.exec_effects.sweep(row.state.requested)
             except OcidError as error:
                 log.warning("cannot end command %s: %s", row.state.requested.exec_id, error)
+
+
+async def _sweep_checkpoints(core: Core) -> None:
+    """Clear away what an earlier life of the daemon left of container checkpoints; frozen containers go on."""
+    for row in list(core.view.checkpoints.rows.values()):
+        if row.state.requested is not None:
+            sweep = functools.partial(core.checkpoint_effects.sweep, row.state.requested)
+            await _or_go_on(f"clear away checkpoint {row.state.requested.checkpoint_id}", sweep)
 
 
 async def _or_go_on(doing: str, work: Callable[[], Awaitable[object]]) -> None:

@@ -19,6 +19,7 @@ import trio
 from ocid.adapters import linux, mounts
 from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.checkpoints import Checkpoints
 from ocid.adapters.command import find_tool
 from ocid.adapters.conmon import EXIT_FILE_S, Monitor
 from ocid.adapters.execs import Execs
@@ -31,8 +32,9 @@ from ocid.adapters.start import release
 from ocid.domain.spec.build import HostFacts
 from ocid.domain.spec.cgroups import CgroupDriver
 from ocid.errors import EffectFailed, InvalidRequest, NotFound, Unavailable
-from ocid.ids import ContainerId, ExecId
+from ocid.ids import CheckpointId, ContainerId, ExecId
 from ocid.ports import (
+    CheckpointOrder,
     ContainerOrder,
     ExecProcess,
     ExecResult,
@@ -62,6 +64,7 @@ class OciRuntime:
         self._oom = OomCounts(cgroups)
         self._execs = Execs(cgroups)
         self._updates = LimitUpdates(cgroups)
+        self._checkpoints = Checkpoints(cgroups)
         self._migration = MigrationLock(cgroups.hierarchies)
 
     @classmethod
@@ -324,6 +327,17 @@ class OciRuntime:
     async def abandon_exec(self, order: ContainerOrder, exec_id: ExecId) -> None:
         """Kill what a daemon that died left running of this command, and remove its files."""
         await self._execs.abandon(order, exec_id)
+
+    async def checkpoint(self, order: ContainerOrder, what: CheckpointOrder) -> int:
+        """Write memory and changed files of a running container to an archive, and return the archive's bytes."""
+        return await self._checkpoints.make(self.handler(order.handler), order, what)
+
+    async def abandon_checkpoint(
+        self, order: ContainerOrder | None, checkpoint_id: CheckpointId, location: str
+    ) -> None:
+        """Clear away what a daemon that died left of this checkpoint, and let the container go on."""
+        handler = None if order is None else self.handler(order.handler)
+        await self._checkpoints.abandon(handler, order, checkpoint_id, location)
 
     async def container_ids(self) -> frozenset[ContainerId]:
         """List what the runtime's state directories hold, for finding orphans."""

@@ -102,8 +102,11 @@ def _refuse_unsupported(config: ContainerConfig) -> None:
     """Refuse what would otherwise be left out silently.
 
     Raises:
-        Unsupported: the request asks for image volumes or CDI devices.
+        Unsupported: the request asks for image volumes, CDI devices, or an archive to be restored.
     """
+    if config.image.image.startswith("/"):
+        archive = config.image.image[:200]
+        raise Unsupported(f"image {archive!r}: restoring a container checkpoint is not supported by this build")
     for mount in config.mounts:
         if mount.image is not None:
             raise Unsupported(f"mount at {mount.container_path!r}: image volumes are not supported by this build")

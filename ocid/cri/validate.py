@@ -21,6 +21,7 @@ from ocid.errors import InvalidRequest
 
 NAME_BYTES_MAX: Final = 1024  # Kubernetes stops at 253; leaves room for other clients
 ID_BYTES_MAX: Final = 256  # ours are 64; a caller may try a name
+LOCATION_BYTES_MAX: Final = 1024  # it is in a record of the log; a kubelet's are 400 at most
 CIDR_BYTES_MAX: Final = 256  # room for several
 HOSTNAME_BYTES_MAX: Final = 64  # HOST_NAME_MAX, sethostname(2)
 IMAGE_BYTES_MAX: Final = 4096  # the longest reference registries take is 255 + 128 + 72
@@ -202,6 +203,7 @@ def checkpoint_container(request: pb.CheckpointContainerRequest) -> None:
     container_id(request.container_id)
     checks.plain(request)
     checks.absolute_path(request.location, "location")
+    checks.short(request.location, "location", LOCATION_BYTES_MAX)
     checks.within(request.timeout, "timeout", 0, TIMEOUT_S_MAX)
 
 

@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from ocid.events import base, upcast
-from ocid.events import container as _container  # each module enters its events in the registry
+from ocid.events import checkpoint as _checkpoint  # each module enters its events in the registry
+from ocid.events import container as _container
 from ocid.events import exec as _exec
 from ocid.events import image as _image
 from ocid.events import layer as _layer
@@ -31,7 +32,7 @@ from ocid.events.base import Event, Opaque
 from ocid.events.envelope import DAEMON, Context, Envelope
 from ocid.ids import StreamId
 
-MODULES: Final = (_container, _exec, _image, _layer, _node, _pod)
+MODULES: Final = (_checkpoint, _container, _exec, _image, _layer, _node, _pod)
 RECORD_BYTES_MAX: Final = 2000  # a longer value leaves LMDB's leaf page for overflow pages of its own
 PAYLOAD_BYTES_MAX: Final = 1500  # what a record has left beside prefix, hash and the longest header we write
 FREE_TEXT: Final = ("message", "reason", "error")  # fields that ``fit`` may cut

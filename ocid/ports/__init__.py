@@ -8,6 +8,7 @@ order, and the next call deals with it. They raise the errors of ``ocid.errors``
 from __future__ import annotations
 
 from ocid.ports.containers import (
+    CheckpointOrder,
     ContainerOrder,
     ExecProcess,
     ExecResult,
@@ -34,6 +35,7 @@ from ocid.ports.pods import Attachment, Exit, Network, NetworkOrder, Process, Sa
 
 __all__ = [
     "Attachment",
+    "CheckpointOrder",
     "Clock",
     "ContainerOrder",
     "Credentials",

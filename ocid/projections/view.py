@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from ocid.domain import catalog, layer, pull
+from ocid.domain import catalog, checkpoint, layer, pull
 from ocid.domain import exec as execution
 from ocid.domain.catalog import Catalog
+from ocid.domain.checkpoint import Checkpoint
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
@@ -33,6 +34,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     pods: dict[str, Row[Pod]]
     containers: dict[str, Row[Container]]
     execs: dict[str, Row[Exec]]
+    checkpoints: dict[str, Row[Checkpoint]]
     pulls: dict[str, Row[Pull]]
     layers: dict[str, Row[Layer]]
     catalog: dict[str, Row[Catalog]]
@@ -58,6 +60,7 @@ class View:
         self.pods = Pods(document)
         self.containers = Containers(document)
         self.execs: Fold[Exec] = Fold(execution)
+        self.checkpoints: Fold[Checkpoint] = Fold(checkpoint)
         self.pulls: Fold[Pull] = Fold(pull)
         self.layers: Fold[Layer] = Fold(layer)
         self.catalog: Fold[Catalog] = Fold(catalog)
@@ -66,6 +69,7 @@ class View:
             "pod": self.pods,
             "container": self.containers,
             "exec": self.execs,
+            "checkpoint": self.checkpoints,
             "pull": self.pulls,
             "layer": self.layers,
             "catalog": self.catalog,
@@ -85,7 +89,7 @@ class View:
 
     def living(self) -> list[tuple[str, Fold[Any]]]:
         """List the folds whose streams can outlive a damaged log, by aggregate."""
-        return [(name, fold) for name, fold in self._folds.items() if name not in ("exec", "pull")]
+        return [(name, fold) for name, fold in self._folds.items() if name not in ("exec", "checkpoint", "pull")]
 
     def snapshot(self) -> bytes:
         """Write the view down."""
@@ -95,6 +99,7 @@ class View:
                 pods=self.pods.rows,
                 containers=self.containers.rows,
                 execs=self.execs.rows,
+                checkpoints=self.checkpoints.rows,
                 pulls=self.pulls.rows,
                 layers=self.layers.rows,
                 catalog=self.catalog.rows,
@@ -115,6 +120,7 @@ class View:
             (self.pods, taken.pods),
             (self.containers, taken.containers),
             (self.execs, taken.execs),
+            (self.checkpoints, taken.checkpoints),
             (self.pulls, taken.pulls),
             (self.layers, taken.layers),
             (self.catalog, taken.catalog),

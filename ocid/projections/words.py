@@ -7,18 +7,20 @@ no more: an exit code that nobody knows is called unknown, and a signal whose se
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from ocid.events import container, image, layer, node, pod
 from ocid.events import exec as execution
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
+from ocid.projections import words_checkpoints
 from ocid.projections.fields import brief
 from ocid.projections.text import short, short_reference, size
+from ocid.projections.vocabulary import WORDS as _WORDS
+from ocid.projections.vocabulary import always as _always
+from ocid.projections.vocabulary import says as _says
 
-_Kind = TypeVar("_Kind", bound=Event)
-_WORDS: dict[type[Event], Callable[[Any], str]] = {}
+COMPANIONS: Final = (words_checkpoints,)  # imported for what they enter
 _NO_LOGIN: Final = 4294967295
 _SIGNAL_BASE: Final = 128  # exit code of a process that a signal ended: 128 and the signal's number
 
@@ -74,18 +76,6 @@ def exit_words(exit_code: int) -> str:
 def duration(ms: int) -> str:
     """Write milliseconds: "85 ms", "12.3 s"."""
     return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
-
-
-def _says(kind: type[_Kind]) -> Callable[[Callable[[_Kind], str]], Callable[[_Kind], str]]:
-    def enter(say: Callable[[_Kind], str]) -> Callable[[_Kind], str]:
-        _WORDS[kind] = say
-        return say
-
-    return enter
-
-
-def _always(kind: type[Event], text: str) -> None:
-    _WORDS[kind] = lambda _: text
 
 
 # --- pods ------------------------------------------------------------------------------------------------------------

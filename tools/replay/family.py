@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest, NotFound
-from ocid.events import codec, container, pod
+from ocid.events import checkpoint, codec, container, pod
 from ocid.events import exec as execution
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
@@ -15,7 +15,10 @@ from ocid.journal.reader import Reader
 
 from .reading import headers
 
-_DECLARING: Final = (pod.Declared.TYPE, container.Declared.TYPE, execution.Requested.TYPE)
+_DECLARING: Final = (
+    *(pod.Declared.TYPE, container.Declared.TYPE),
+    *(execution.Requested.TYPE, checkpoint.Requested.TYPE),
+)
 _CANDIDATES_SHOWN: Final = 8
 
 
@@ -97,7 +100,7 @@ def _parent(envelope: Envelope) -> str:
     match envelope.event:
         case container.Declared(pod_id=pod_id):
             return f"pod/{pod_id}"
-        case execution.Requested(container_id=container_id):
+        case execution.Requested(container_id=container_id) | checkpoint.Requested(container_id=container_id):
             return f"container/{container_id}"
         case _:
             return ""
