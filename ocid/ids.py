@@ -12,6 +12,7 @@ PodId = NewType("PodId", str)  # 64 hex digits; CRI PodSandbox.id
 ContainerId = NewType("ContainerId", str)  # 64 hex digits; CRI Container.id
 ExecId = NewType("ExecId", str)  # 32 hex digits
 SessionId = NewType("SessionId", str)  # 32 hex digits
+CheckpointId = NewType("CheckpointId", str)  # 32 hex digits; of a container checkpoint
 PullId = NewType("PullId", str)  # 32 hex digits
 Digest = NewType("Digest", str)  # "sha256:" and 64 hex digits; OCI image-spec descriptor.md "Digests"
 ImageId = NewType("ImageId", str)  # the digest of the image's configuration

@@ -7,6 +7,7 @@ import contextlib
 import trio
 
 from ocid.actors.actor import Actor
+from ocid.actors.checkpointing import CheckpointEffects
 from ocid.actors.container import ContainerEffects
 from ocid.actors.directory import Kind
 from ocid.actors.execution import ExecEffects
@@ -17,8 +18,9 @@ from ocid.actors.pod import PodEffects
 from ocid.actors.recorder import Recorder
 from ocid.actors.session import SessionEffects
 from ocid.actors.supervisor import Supervisor
-from ocid.domain import catalog, container, exec as execution, layer, pod, pull, session
+from ocid.domain import catalog, checkpoint, container, exec as execution, layer, pod, pull, session
 from ocid.domain.catalog import Catalog
+from ocid.domain.checkpoint import Checkpoint
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
@@ -48,6 +50,7 @@ class Core:
         )
         self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
         self.sessions: Kind[Session] = Kind("session", session, journal, supervisor)
+        self.checkpoints: Kind[Checkpoint] = Kind("checkpoint", checkpoint, journal, supervisor)
         self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor, self._pull_key)
         self.layers: Kind[Layer] = Kind("layer", layer, journal, supervisor)
         self.catalog: Kind[Catalog] = Kind("catalog", catalog, journal, supervisor)
@@ -58,11 +61,13 @@ class Core:
         self.container_effects = ContainerEffects(host, self.pod_of, self.container_of, self.images)
         self.exec_effects = ExecEffects(host, self.container_effects, self.container_of)
         self.session_effects = SessionEffects(host, self.container_effects, self.container_of, self.pod_of)
+        self.checkpoint_effects = CheckpointEffects(host, self.container_effects, self.container_of)
         self.pull_effects = PullEffects(host, self)
         self.pods.performed_by(PodEffects(host, self.containers_of).perform)
         self.containers.performed_by(self.container_effects.perform)
         self.execs.performed_by(self.exec_effects.perform)
         self.sessions.performed_by(self.session_effects.perform)
+        self.checkpoints.performed_by(self.checkpoint_effects.perform)
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
         self.catalog.performed_by(CatalogEffects(host, self).perform)

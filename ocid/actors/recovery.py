@@ -16,7 +16,7 @@ import trio
 from ocid.actors.core import Core
 from ocid.actors.directory import Kind
 from ocid.actors.pod import network_order, sandbox_order
-from ocid.domain import catalog, container, exec as execution, layer, pod, pull, session
+from ocid.domain import catalog, checkpoint, container, exec as execution, layer, pod, pull, session
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
 from ocid.ids import PodId
@@ -61,11 +61,14 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     await _restore(core.pods, view.pods, of_pod)
     await _restore(core.containers, view.containers, of_container)
     await _sweep_execs(core)
+    await _sweep_checkpoints(core)
     await _or_go_on("bring the pod network in order", functools.partial(_reconcile_network, core))
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
     await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
     await _restore(core.sessions, view.sessions, lambda row: session.observe(row.state))
-    for kind in (core.layers, core.catalog, core.pods, core.containers, core.pulls, core.execs, core.sessions):
+    await _restore(core.checkpoints, view.checkpoints, lambda row: checkpoint.observe(row.state))
+    asked = (core.pulls, core.execs, core.sessions, core.checkpoints)
+    for kind in (core.layers, core.catalog, core.pods, core.containers, *asked):
         kind.start_restored()
     if core.catalog.find("images") is None:
         core.catalog.create("images")
@@ -131,6 +134,14 @@ async def _sweep_execs(core: Core) -> None:
                 log.warning("cannot end command %s: %s", row.state.requested.exec_id, error)
     for name, session_row in list(core.view.sessions.rows.items()):
         await _or_go_on(f"end session {name}", functools.partial(core.session_effects.sweep, session_row.state))
+
+
+async def _sweep_checkpoints(core: Core) -> None:
+    """Clear away what an earlier life of the daemon left of container checkpoints; frozen containers go on."""
+    for row in list(core.view.checkpoints.rows.values()):
+        if row.state.requested is not None:
+            sweep = functools.partial(core.checkpoint_effects.sweep, row.state.requested)
+            await _or_go_on(f"clear away checkpoint {row.state.requested.checkpoint_id}", sweep)
 
 
 async def _or_go_on(doing: str, work: Callable[[], Awaitable[object]]) -> None:

@@ -125,7 +125,6 @@ class Cgroups:
             with suppress(OSError):
                 _write(os.path.join(self.directories(cgroups_path)[0], "cgroup.kill"), "1")
                 return
-        freezer = self.hierarchies.get("freezer")
         killed: set[int] = set()
         for _ in range(_KILL_ROUNDS):
             fresh = self.processes(cgroups_path) - killed
@@ -133,9 +132,16 @@ class Cgroups:
                 break
             self._send(cgroups_path, fresh, signal.SIGKILL)
             killed |= fresh
-        if freezer is not None and killed:
+        if self.version == 1 and killed:
+            self.thaw(cgroups_path)
+
+    def thaw(self, cgroups_path: str) -> None:
+        """Let the processes of a frozen cgroup go on. Not frozen, or not there, is success."""
+        root = self.hierarchies.get("" if self.version == 2 else "freezer")
+        if root is not None:
+            name, text = ("cgroup.freeze", "0") if self.version == 2 else ("freezer.state", "THAWED")
             with suppress(OSError):
-                _write(os.path.join(freezer, self.inner(cgroups_path), "freezer.state"), "THAWED")
+                _write(os.path.join(root, self.inner(cgroups_path), name), text)
 
     def _send(self, cgroups_path: str, pids: Iterable[int], number: int) -> None:
         """Signal these pids as far as they are still in the cgroup once a pidfd holds them."""

@@ -71,6 +71,16 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text) if "\\" in text else text
 
 
+def lower_directories(target: str) -> list[str]:
+    """Return the layers below the writable one of the overlay mounted at *target*, the uppermost first."""
+    for entry in mountinfo():
+        if entry.target == target and entry.kind == "overlay":
+            options = [option.partition("=") for option in entry.super_options.split(",")]
+            lowers = [value for key, _, value in options if key in ("lowerdir", "lowerdir+")]
+            return [_unescape(one) for value in lowers for one in value.split(":")]
+    return []
+
+
 def targets_below(directory: str) -> list[str]:
     """Return the mount points at and below *directory*, the latest mounted first: the order to unmount in."""
     prefix = directory.rstrip("/") + "/"

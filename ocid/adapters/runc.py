@@ -6,18 +6,17 @@ a pidfd, and, under the cgroupfs driver, deleted by removing what runc or crun m
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import trio
 
-from ocid.adapters import linux, mounts, process as processes
+from ocid.adapters import bundles, linux, mounts, process as processes
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.checkpoints import Checkpoints
 from ocid.adapters.command import find_tool
 from ocid.adapters.conmon import EXIT_FILE_S, Monitor
 from ocid.adapters.execs import Execs
@@ -30,8 +29,9 @@ from ocid.adapters.start import release
 from ocid.domain.spec.build import HostFacts
 from ocid.domain.spec.cgroups import CgroupDriver
 from ocid.errors import EffectFailed, InvalidRequest, NotFound, Unavailable
-from ocid.ids import ContainerId, ExecId
+from ocid.ids import CheckpointId, ContainerId, ExecId
 from ocid.ports import (
+    CheckpointOrder,
     ContainerOrder,
     ExecProcess,
     ExecResult,
@@ -61,6 +61,7 @@ class OciRuntime:
         self._oom = OomCounts(cgroups)
         self._updates = LimitUpdates(cgroups)
         self.execs = Execs(cgroups)
+        self._checkpoints = Checkpoints(cgroups)
         self._migration = MigrationLock(cgroups.hierarchies)
 
     @classmethod
@@ -123,7 +124,7 @@ class OciRuntime:
             EffectFailed: the file system refused.
         """
         await trio.lowlevel.checkpoint()
-        _write_bundle(Path(order.bundle), msgspec.json.encode(spec))
+        bundles.write(Path(order.bundle), msgspec.json.encode(spec))
 
     def read_bundle(self, order: ContainerOrder) -> dict[str, Any]:
         """Return the specification that ``write_bundle`` wrote.
@@ -146,22 +147,22 @@ class OciRuntime:
             Unavailable: it did not answer in time.
         """
         handler = self.handler(order.handler)
-        if _is_half_made(order):
+        if bundles.is_half_made(order):
             await self._monitor.settle(order)
-        if _was_begun(order) or handler.state_directory(order.container_id).exists():
+        if bundles.was_begun(order) or handler.state_directory(order.container_id).exists():
             found = await self._created(handler, order)
             if found is not None:
-                _mark(order, "made")
+                bundles.mark(order, "made")
                 self._monitor.forget_create(order)
                 return found
             await self._remove_all(order, monitor_s=0)
         systemd = self._cgroups.driver is CgroupDriver.SYSTEMD
         log = Path(order.bundle, "runtime.log")
         self._migration.warm()
-        _mark(order, "begun")
+        bundles.mark(order, "begun")
         try:
             pid = await self._monitor.create(order, handler.words(log), systemd_cgroup=systemd)
-            _mark(order, "made")
+            bundles.mark(order, "made")
             self._oom.made(order)
             state = await handler.init(order.container_id, log)
         except EffectFailed:
@@ -249,12 +250,12 @@ class OciRuntime:
             Unavailable: a process in it does not end.
         """
         await self._remove_all(order, monitor_s=EXIT_FILE_S)
-        _remove_files(order.bundle, ("config.json",))
+        bundles.remove_files(order.bundle, ("config.json",))
 
     async def _remove_all(self, order: ContainerOrder, monitor_s: float) -> None:
         """Remove everything but the bundle's config.json; the monitor is given that time to leave by itself."""
         handler = self.handler(order.handler)
-        if _is_half_made(order):
+        if bundles.is_half_made(order):
             await self._monitor.settle(order)
             await self._monitor.end(order, 0)
             await self._monitor.end_unrecorded(order)
@@ -272,15 +273,17 @@ class OciRuntime:
         self._oom.forget(order)
         self.execs.remove_files(order)
         self._monitor.forget(order)
-        _remove_files(order.bundle, _OURS)
+        bundles.remove_files(order.bundle, _OURS)
 
     async def _forget(self, handler: Handler, order: ContainerOrder) -> None:
         """Remove the runtime's state: by itself where hooks, scopes or resctrl groups hang on it, else directly."""
         directory = handler.state_directory(order.container_id)
-        if handler.kind != "other" and self._cgroups.driver is CgroupDriver.CGROUPFS and _is_plain(order):
+        if handler.kind != "other" and self._cgroups.driver is CgroupDriver.CGROUPFS and bundles.is_plain(order):
             handler.remove_state(order.container_id)
             return
-        _remove_files(str(directory), ("exec.fifo",))  # left behind it would make runc say "created" and wait 100 ms
+        bundles.remove_files(str(directory), ("exec.fifo",))  # left behind, runc would say "created" and wait 100 ms
+            str(directory), ("exec.fifo",)
+        )  # left behind it would make runc say "created" and wait 100 ms
         log = handler.root / f".{order.container_id}.log"
         try:
             await handler.call(f"delete of container {order.container_id!r}", log, "delete", order.container_id)
@@ -288,7 +291,7 @@ class OciRuntime:
             if await handler.init(order.container_id, log) is not None:
                 raise
         finally:
-            _remove_files(str(handler.root), (log.name,))
+            bundles.remove_files(str(handler.root), (log.name,))
 
     async def reopen_log(self, order: ContainerOrder) -> None:
         """Make the monitor reopen the log file; returns when it has.
@@ -328,62 +331,19 @@ class OciRuntime:
         """Kill what a daemon that died left running of this command, and remove its files."""
         await self.execs.abandon(order, exec_id)
 
+    async def checkpoint(self, order: ContainerOrder, what: CheckpointOrder) -> int:
+        """Write memory and changed files of a running container to an archive, and return the archive's bytes."""
+        return await self._checkpoints.make(self.handler(order.handler), order, what)
+
+    async def abandon_checkpoint(
+        self, order: ContainerOrder | None, checkpoint_id: CheckpointId, location: str
+    ) -> None:
+        """Clear away what a daemon that died left of this checkpoint, and let the container go on."""
+        handler = None if order is None else self.handler(order.handler)
+        await self._checkpoints.abandon(handler, order, checkpoint_id, location)
+
     async def container_ids(self) -> frozenset[ContainerId]:
         """List what the runtime's state directories hold, for finding orphans."""
         await trio.lowlevel.checkpoint()
         named = (handler for name, handler in self._handlers.items() if name)
         return frozenset(ContainerId(found) for handler in named for found in handler.container_ids())
-
-
-class _Linux(msgspec.Struct, rename="camel"):
-    intel_rdt: msgspec.Raw | None = None
-
-
-class _Hooked(msgspec.Struct):
-    """What of a bundle's config.json makes more than the state directory and cgroups belong to a container."""
-
-    hooks: msgspec.Raw | None = None
-    linux: _Linux = msgspec.field(default_factory=_Linux)
-
-
-def _is_plain(order: ContainerOrder) -> bool:
-    try:
-        config = msgspec.json.decode(Path(order.bundle, "config.json").read_bytes(), type=_Hooked)
-    except FileNotFoundError:
-        return True  # deleted before, up to here
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-        return False
-    return config.hooks is None and config.linux.intel_rdt is None
-
-
-def _write_bundle(bundle: Path, content: bytes) -> None:
-    flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(bundle / "config.json", flags, 0o600), "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise EffectFailed(f"bundle {str(bundle)!r}: {error.strerror}") from error
-
-
-def _mark(order: ContainerOrder, name: str) -> None:
-    """Leave a mark for a later life: "begun" before the monitor is run, "made" when it has told of its success."""
-    try:
-        Path(order.bundle, name).touch(mode=0o600)
-    except OSError as error:
-        raise EffectFailed(f"bundle {order.bundle!r}: {error.strerror}") from error
-
-
-def _was_begun(order: ContainerOrder) -> bool:
-    return Path(order.bundle, "begun").exists()
-
-
-def _is_half_made(order: ContainerOrder) -> bool:
-    """Say whether a create began and its monitor never told of success: the runtime may still be at work."""
-    return _was_begun(order) and not Path(order.bundle, "made").exists()
-
-
-def _remove_files(directory: str, names: Iterable[str]) -> None:
-    for name in names:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(f"{directory}/{name}")

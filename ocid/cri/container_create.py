@@ -18,7 +18,7 @@ from ocid.domain.pod import Pod
 from ocid.domain.redaction import redact
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path
 from ocid.domain.spec.signals import signal_name, stop_signal
-from ocid.errors import InvalidRequest, NotFound, WrongState, revive
+from ocid.errors import InvalidRequest, NotFound, Unsupported, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.ids import ContainerId, ImageId, digest_of, stream
@@ -44,6 +44,7 @@ async def create_container(
     if not pod.is_ready:
         raise WrongState("pod", pod.declared.pod_id, wants="ready", is_now=pod.phase)
     config = translate.container_config(request.config)
+    _refuse_archive(config)
     cdi.requested(config)
     pod_security = facade.view.pods.config(pod.declared.pod_id).linux.security_context
     if config.linux.security_context.privileged and not pod_security.privileged:
@@ -105,6 +106,17 @@ def _declare(facade: Facade, config: ContainerConfig, pod: Pod) -> tuple[Declare
 def _log_path(directory: str, path: str) -> str:
     """Join the pod's directory and the container's relative path; "" when either is missing."""
     return str(PurePosixPath(directory) / path) if directory and path else ""
+
+
+def _refuse_archive(config: ContainerConfig) -> None:
+    """Refuse an image that is a path: a container checkpoint, which this build makes but does not restore.
+
+    Raises:
+        Unsupported: it is one.
+    """
+    if config.image.image.startswith("/"):
+        archive = config.image.image[:200]
+        raise Unsupported(f"image {archive!r}: restoring a container checkpoint is not supported by this build")
 
 
 def _image_of(facade: Facade, mount: Mount) -> ImageId:

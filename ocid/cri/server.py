@@ -18,6 +18,7 @@ from grpclib.const import Handler
 
 from ocid.cri import bridge
 from ocid.cri.attach import attach
+from ocid.cri.container_checkpoint import checkpoint_container
 from ocid.cri.container_create import create_container
 from ocid.cri.container_list import list_containers
 from ocid.cri.container_log import reopen_container_log
@@ -96,6 +97,7 @@ CHANGES: Mapping[str, bridge.Change] = {
     "StartContainer": start_container,
     "StopContainer": stop_container,
     "RemoveContainer": remove_container,
+    "CheckpointContainer": checkpoint_container,
     "UpdateContainerResources": update_container_resources,
     "ReopenContainerLog": reopen_container_log,
     "ExecSync": exec_sync,

@@ -22,6 +22,7 @@ from ocid.cri.validate_resources import linux_resources
 from ocid.errors import InvalidRequest
 
 HANDLER_BYTES_MAX: Final = 63  # a DNS label; Kubernetes RuntimeClass.handler
+LOCATION_BYTES_MAX: Final = 1024  # it is in a record of the log; a kubelet's are 400 at most
 CIDR_BYTES_MAX: Final = 256  # room for several
 FORWARDS_MAX: Final = 64  # ports of one PortForward: a record of the log has to hold them
 TIMEOUT_S_MAX: Final = 10 * 365 * 86_400  # beyond this a timeout is a slip, and overflows clocks further down
@@ -141,6 +142,7 @@ def checkpoint_container(request: pb.CheckpointContainerRequest) -> None:
     container_id(request.container_id)
     checks.plain(request)
     checks.absolute_path(request.location, "location")
+    checks.short(request.location, "location", LOCATION_BYTES_MAX)
     checks.within(request.timeout, "timeout", 0, TIMEOUT_S_MAX)
 
 

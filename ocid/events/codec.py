@@ -22,6 +22,7 @@ import msgspec
 
 from ocid.events import (
     base,
+    checkpoint as _checkpoint,
     container as _container,  # each module enters its events in the registry
     exec as _exec,
     image as _image,
@@ -35,7 +36,7 @@ from ocid.events.base import Event, Opaque
 from ocid.events.envelope import DAEMON, Context, Envelope
 from ocid.ids import StreamId
 
-MODULES: Final = (_container, _exec, _image, _layer, _node, _pod, _session)
+MODULES: Final = (_checkpoint, _container, _exec, _image, _layer, _node, _pod, _session)
 RECORD_BYTES_MAX: Final = 2000  # a longer value leaves LMDB's leaf page for overflow pages of its own
 PAYLOAD_BYTES_MAX: Final = 1500  # what a record has left beside prefix, hash and the longest header we write
 FREE_TEXT: Final = ("message", "reason", "error")  # fields that ``fit`` may cut

@@ -8,6 +8,7 @@ order, and the next call deals with it. They raise the errors of ``ocid.errors``
 from __future__ import annotations
 
 from ocid.ports.containers import (
+    CheckpointOrder,
     ContainerOrder,
     ExecProcess,
     ExecResult,
@@ -35,6 +36,7 @@ from ocid.ports.usage import Usage
 
 __all__ = [
     "Attachment",
+    "CheckpointOrder",
     "Clock",
     "ContainerOrder",
     "Credentials",

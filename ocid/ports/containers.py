@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ocid.domain.spec.inputs import HostFacts
-from ocid.ids import ContainerId, ExecId, PodId
+from ocid.ids import CheckpointId, ContainerId, ExecId, PodId
 from ocid.ports.pods import Exit, Process
 
 
@@ -33,6 +33,15 @@ class LimitsOrder(msgspec.Struct, frozen=True, kw_only=True):
     update_id: str  # the same for every try of one change
     resources: Mapping[str, Any]  # OCI linux.resources without devices and pids
     oom_score_adj: int | None = None  # for its processes, already within what we may set; None leaves it
+
+
+class CheckpointOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how to write a running container down."""
+
+    checkpoint_id: CheckpointId
+    location: str  # absolute path of the archive; what is half written is beside it, named by the id
+    timeout_s: int
+    config: Mapping[str, Any]  # for "config.dump": what the container is, and of what image
 
 
 class Signalled(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +138,23 @@ class Runtime(Protocol):
 
     async def abandon_exec(self, order: ContainerOrder, exec_id: ExecId) -> None:
         """Kill what a daemon that died left running of this command, and remove its files."""
+
+    async def checkpoint(self, order: ContainerOrder, what: CheckpointOrder) -> int:
+        """Write memory and changed files of a running container to an archive, and return the archive's bytes.
+
+        The container stands still meanwhile, and goes on afterwards, whatever came of it. The archive appears whole,
+        mode 0600, or not at all; no symbolic link on the way to it is followed.
+
+        Raises:
+            Unsupported: the OCI runtime or this host cannot do it; the reason is in the message.
+            TimedOut: it took longer than the order allows.
+            EffectFailed: the runtime refused, or the archive could not be written.
+        """
+
+    async def abandon_checkpoint(
+        self, order: ContainerOrder | None, checkpoint_id: CheckpointId, location: str
+    ) -> None:
+        """Clear away what a daemon that died left of this checkpoint, and let the container, if there is one, go on."""
 
     async def container_ids(self) -> frozenset[ContainerId]:
         """List what the runtime's state directories hold, for finding orphans."""

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest
-from ocid.events import container, exec as execution, pod, session
+from ocid.events import checkpoint, container, exec as execution, pod, session
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
 
@@ -70,7 +70,7 @@ class Kinship:
             case container.Declared() as declared:
                 self.container_names[declared.container_id] = declared.name
                 self._families[envelope.stream] = Family(declared.pod_id, declared.container_id)
-            case execution.Requested(container_id=container_id):
+            case execution.Requested(container_id=container_id) | checkpoint.Requested(container_id=container_id):
                 self._families[envelope.stream] = self._families.get(f"container/{container_id}", NOBODY)
             case session.Requested(container_id=container_id, pod_id=pod_id):
                 known = self._families.get(f"container/{container_id}", NOBODY)

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-from ocid.domain import catalog, exec as execution, layer, pull, session
+from ocid.domain import catalog, checkpoint, exec as execution, layer, pull, session
 from ocid.domain.catalog import Catalog
+from ocid.domain.checkpoint import Checkpoint
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec
 from ocid.domain.layer import Layer
@@ -34,6 +35,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     containers: dict[str, Row[Container]]
     execs: dict[str, Row[Exec]]
     sessions: dict[str, Row[Session]]
+    checkpoints: dict[str, Row[Checkpoint]]
     pulls: dict[str, Row[Pull]]
     layers: dict[str, Row[Layer]]
     catalog: dict[str, Row[Catalog]]
@@ -60,6 +62,7 @@ class View:
         self.containers = Containers(document)
         self.execs: Fold[Exec] = Fold(execution)
         self.sessions: Fold[Session] = Fold(session)
+        self.checkpoints: Fold[Checkpoint] = Fold(checkpoint)
         self.pulls: Fold[Pull] = Fold(pull)
         self.layers: Fold[Layer] = Fold(layer)
         self.catalog: Fold[Catalog] = Fold(catalog)
@@ -69,6 +72,7 @@ class View:
             "container": self.containers,
             "exec": self.execs,
             "session": self.sessions,
+            "checkpoint": self.checkpoints,
             "pull": self.pulls,
             "layer": self.layers,
             "catalog": self.catalog,
@@ -88,7 +92,9 @@ class View:
 
     def living(self) -> list[tuple[str, Fold[Any]]]:
         """List the folds whose streams can outlive a damaged log, by aggregate."""
-        return [(name, fold) for name, fold in self._folds.items() if name not in ("exec", "session", "pull")]
+        return [
+            (name, fold) for name, fold in self._folds.items() if name not in ("exec", "session", "checkpoint", "pull")
+        ]
 
     def snapshot(self) -> bytes:
         """Write the view down."""
@@ -99,6 +105,7 @@ class View:
                 containers=self.containers.rows,
                 execs=self.execs.rows,
                 sessions=self.sessions.rows,
+                checkpoints=self.checkpoints.rows,
                 pulls=self.pulls.rows,
                 layers=self.layers.rows,
                 catalog=self.catalog.rows,
@@ -120,6 +127,7 @@ class View:
             (self.containers, taken.containers),
             (self.execs, taken.execs),
             (self.sessions, taken.sessions),
+            (self.checkpoints, taken.checkpoints),
             (self.pulls, taken.pulls),
             (self.layers, taken.layers),
             (self.catalog, taken.catalog),

@@ -6,19 +6,18 @@ no more: an exit code that nobody knows is called unknown, and a signal whose se
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from ocid.events import container, exec as execution, image, layer, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
-from ocid.projections import session_words
+from ocid.projections import words_checkpoints, words_sessions
 from ocid.projections.fields import brief
 from ocid.projections.phrases import duration, exit_words
 from ocid.projections.text import short, short_reference, size
+from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
-_Kind = TypeVar("_Kind", bound=Event)
-_WORDS: dict[type[Event], Callable[[Any], str]] = dict(session_words.WORDS)
+COMPANIONS: Final = (words_checkpoints, words_sessions)  # imported for what they enter
 _NO_LOGIN: Final = 4294967295
 
 
@@ -53,18 +52,6 @@ def who_in_full(peer: PeerSeen | None, seq: int) -> str:
         return f"an unknown client (record {seq} does not say)"
     login = "" if peer.login_uid == _NO_LOGIN else f", logged in as uid {peer.login_uid}"
     return f"{peer.exe or peer.comm or 'a process'} (pid {peer.pid}, uid {peer.uid}{login}) [{seq}]"
-
-
-def _says(kind: type[_Kind]) -> Callable[[Callable[[_Kind], str]], Callable[[_Kind], str]]:
-    def enter(say: Callable[[_Kind], str]) -> Callable[[_Kind], str]:
-        _WORDS[kind] = say
-        return say
-
-    return enter
-
-
-def _always(kind: type[Event], text: str) -> None:
-    _WORDS[kind] = lambda _: text
 
 
 # --- pods ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
-from ocid.domain import catalog, container, exec as execution, layer, pod, pull, session
+from ocid.domain import catalog, checkpoint, container, exec as execution, layer, pod, pull, session
 from ocid.domain.spec.inputs import HostFacts
 from ocid.domain.spec.resources import oci_resources
 from ocid.events.base import Event
@@ -28,6 +28,7 @@ AGGREGATES: dict[str, Any] = {
     "container": container,
     "exec": execution,
     "session": session,
+    "checkpoint": checkpoint,
     "pull": pull,
     "layer": layer,
     "catalog": catalog,
@@ -151,6 +152,7 @@ def _leaks(node: Node) -> list[str]:
     roots_of_files = roots + [f"{base}/containers/{name}" for name in kept for base in (RUN, ROOT)]
     problems = [f"mount {one} leaked" for one in world.mounts if not _within(one, roots)]
     problems += [f"{one} leaked" for one in files_of(node) if not _within(one, roots_of_files)]
+    problems += [f"container {one} stands still" for one in world.frozen]
     problems += [f"container {one} leaked" for one in world.contained if one not in held]
     problems += [f"address {one} leaked" for one in world.addresses if one not in attached]
     problems += [f"lease {one} leaked" for one in view.pods.leases if one not in attached]
@@ -206,7 +208,8 @@ def _view_problems(node: Node) -> list[str]:
     for name, other in (("a fold of the whole log", folded), ("its own snapshot", taken)):
         if _plain(other) != _plain(core.view):
             problems.append(f"the view differs from {name}: {_plain(other)} != {_plain(core.view)}")
-    kinds = (core.pods, core.containers, core.pulls, core.layers, core.execs, core.sessions, core.catalog)
+    asked = (core.pulls, core.execs, core.sessions, core.checkpoints)
+    kinds = (core.pods, core.containers, core.layers, *asked, core.catalog)
     for kind, fold in zip(kinds, (core.view._folds[one._aggregate] for one in kinds), strict=True):
         for name, row in fold.rows.items():
             actor = kind.find(name)

@@ -10,7 +10,7 @@ import trio
 
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
-from ocid.domain import catalog, container, container_update, exec as execution, pod
+from ocid.domain import catalog, checkpoint, container, container_update, exec as execution, pod
 from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
@@ -28,9 +28,14 @@ from ocid.domain.configs import (
 )
 from ocid.domain.redaction import DEFAULT_RULES, redact
 from ocid.errors import NotFound, OcidError, Unavailable, WrongState, revive
-from ocid.events import container as container_events, exec as exec_events, pod as pod_events
+from ocid.events import (
+    checkpoint as checkpoint_events,
+    container as container_events,
+    exec as exec_events,
+    pod as pod_events,
+)
 from ocid.events.envelope import Context
-from ocid.ids import ContainerId, ExecId, ImageId, PodId, digest_of
+from ocid.ids import CheckpointId, ContainerId, ExecId, ImageId, PodId, digest_of
 from ocid.ports import Credentials
 from ocid.projections.containers import ContainerKey
 from ocid.projections.pods import PodKey
@@ -100,6 +105,10 @@ class Kubelet:
     async def update(self, container_id: ContainerId, change: LinuxResources) -> None:
         await self._ask(_update, container_id, change)
         self.acks.append(("container.updated", container_id))
+
+    async def checkpoint(self, container_id: ContainerId, location: str) -> None:
+        """Not retried: the daemon's death ends it."""
+        await self._ask(_checkpoint, container_id, location, retry=False)
 
     async def stop(self, container_id: ContainerId, grace_s: float = 30) -> None:
         await self._ask(_stop, container_id, grace_s)
@@ -298,6 +307,19 @@ async def _update(core: Core, container_id: ContainerId, change: LinuxResources)
         raise WrongState("container", container_id, wants="running", is_now=state.phase)
     if outcome.error:
         raise revive(outcome.error, outcome.message)
+
+
+async def _checkpoint(core: Core, container_id: ContainerId, location: str) -> None:
+    if not core.container_of(container_id).running:
+        raise NotFound("running container", container_id)
+    requested = checkpoint_events.Requested(
+        checkpoint_id=CheckpointId(core.host.new_id(32)), container_id=container_id, location=location, timeout_s=60
+    )
+    actor = core.checkpoints.create(requested.checkpoint_id)
+    await actor.ask(checkpoint.Make(requested=requested), KUBELET)
+    state = await actor.until(lambda one: one.ended)
+    if state.failed is not None:
+        raise revive(state.failed.error, state.failed.message)
 
 
 async def _stop(core: Core, container_id: ContainerId, grace_s: float) -> None:

@@ -11,8 +11,9 @@ import trio
 
 from ocid.domain.spec.inputs import HostFacts
 from ocid.errors import EffectFailed, WrongState
-from ocid.ids import ContainerId, ExecId
+from ocid.ids import CheckpointId, ContainerId, ExecId
 from ocid.ports import (
+    CheckpointOrder,
     ContainerOrder,
     ExecProcess,
     ExecResult,
@@ -217,6 +218,36 @@ class FakeRuntime:
             task = self._world.commands.pop(exec_id, None)
             if task is not None:
                 self._world.end(task, 137)
+
+    async def checkpoint(self, order: ContainerOrder, what: CheckpointOrder) -> int:
+        world, name = self._world, order.container_id
+        half = f"{what.location}.{what.checkpoint_id}"
+        async with self._life.effect("runtime.checkpoint", what.checkpoint_id, idempotent=False):
+            known = world.contained.get(name)
+            if known is None or known.task is None or not known.task.running or known.task.gone.is_set():
+                raise WrongState("container", name, wants="running", is_now="gone")
+            world.frozen.add(name)
+            world.paths[half] = b"half"
+            try:
+                await self._life.step("runtime.checkpoint frozen")
+                if name not in world.contained:
+                    raise EffectFailed("the container is gone")
+                world.paths[what.location] = b"whole"
+            finally:
+                if not self._life.dead:
+                    world.frozen.discard(name)
+                    world.paths.pop(half, None)
+            world.paths.pop(what.location)  # the client has fetched it
+        return 5
+
+    async def abandon_checkpoint(
+        self, order: ContainerOrder | None, checkpoint_id: CheckpointId, location: str
+    ) -> None:
+        async with self._life.effect("runtime.abandon_checkpoint", checkpoint_id):
+            self._world.paths.pop(f"{location}.{checkpoint_id}", None)
+            self._world.paths.pop(location, None)
+            if order is not None:
+                self._world.frozen.discard(order.container_id)
 
     async def container_ids(self) -> frozenset[ContainerId]:
         await trio.lowlevel.checkpoint()

@@ -98,6 +98,7 @@ class World:
         self.contained: dict[str, Contained] = {}
         self.limits: dict[str, dict[str, object]] = {}  # container → what its cgroup has, by part of OCI's resources
         self.before_update: dict[str, tuple[str, dict[str, object]]] = {}  # container → a change, limits before it
+        self.frozen: set[str] = set()  # containers that stand still
         self.exits: dict[str, Exit] = {}  # the monitors' exit files
         self.links: dict[str, str] = {}  # interface → pod
         self.addresses: dict[str, str] = {}  # address → pod
@@ -198,6 +199,7 @@ class World:
         """Remove what the runtime knows of a container."""
         self.limits.pop(name, None)
         self.before_update.pop(name, None)
+        self.frozen.discard(name)
         known = self.contained.pop(name, None)
         if known is not None and known.task is not None and not known.task.gone.is_set():
             self.violate(f"the state of container {name} is removed while its init lives")
@@ -236,5 +238,5 @@ class World:
             del self.paths[path]
         for gone in (self.mounts, self.pins, self.cgroups, self.contained, self.exits, self.links, self.addresses):
             gone.clear()
-        for gone in (self.plugins, self.commands, self.limits, self.before_update):
+        for gone in (self.plugins, self.commands, self.limits, self.before_update, self.frozen):
             gone.clear()

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from ocid.adapters import limits as adapter
+from ocid.adapters.cgroups import Cgroups
 from ocid.errors import EffectFailed, OcidError, WrongState
 from ocid.ports import ContainerOrder, LimitsOrder, Process
 from tests.host.support import World, container_order, oci_spec
@@ -38,10 +39,11 @@ HOG = ("/bin/sh", "-c", "dd if=/dev/zero of=/tmp/hog bs=1M count=48; exec sleep 
 
 
 @pytest.fixture(autouse=True)
-def version_1(world: World) -> None:
-    missing = {"memory", "cpu", "cpuset"} - set(world.cgroups.hierarchies)
-    if world.cgroups.version != 1 or missing:
-        pytest.skip(f"reads the files of cgroup version 1; here is {world.cgroups.version} without {sorted(missing)}")
+def version_1() -> None:
+    cgroups = Cgroups()
+    missing = {"memory", "cpu", "cpuset"} - set(cgroups.hierarchies)
+    if cgroups.version != 1 or missing:
+        pytest.skip(f"reads the files of cgroup version 1; here is {cgroups.version} without {sorted(missing)}")
 
 
 @asynccontextmanager

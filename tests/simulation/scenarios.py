@@ -294,6 +294,22 @@ async def limits_of_what_ends(node: Node, kubelet: Kubelet) -> None:
 
 
 @scenario
+async def checkpoint_of_a_container(node: Node, kubelet: Kubelet) -> None:
+    """It goes on afterwards, wherever the daemon died; nothing half written stays."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    try:
+        await kubelet.checkpoint(one, "/checkpoints/one.tar")
+    except OcidError:
+        assert node.died, "only the daemon's death may fail a checkpoint"
+    await check(node, kubelet)
+    assert not [path for path in node.world.paths if path.startswith("/checkpoints/")]
+    await kubelet.remove_pod(pod)
+
+
+@scenario
 async def removed_while_stopping(node: Node, kubelet: Kubelet) -> None:
     """Containers are removed by name while their pod is removed, as two workers of a kubelet do."""
     image = await image_of(node, kubelet)

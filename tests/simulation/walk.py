@@ -68,7 +68,7 @@ class Walker:
             moves += [self._create, self._create, self._create, self._stop_pod, self._remove_pod]
         if self.containers:
             moves += [self._start, self._start, self._start, self._stop, self._remove, self._exec, self._update]
-            moves += [self._stream]
+            moves += [self._stream, self._checkpoint]
         if self.dice.random() < 0.2:
             moves.append(self._remove_image)
         return moves
@@ -122,6 +122,10 @@ class Walker:
             cpuset_cpus=self.dice.choice(("", "0", "0-3")),
         )
         await self.kubelet.update(self.dice.choice(self.containers), change)
+
+    async def _checkpoint(self) -> None:
+        self.names += 1
+        await self.kubelet.checkpoint(self.dice.choice(self.containers), f"/checkpoints/{self.names}.tar")
 
     async def _exec(self) -> None:
         argv = self.dice.choice((("run:1",), ("run:50",)))

@@ -7,14 +7,17 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest, NotFound
-from ocid.events import codec, container, exec as execution, pod, session
+from ocid.events import checkpoint, codec, container, exec as execution, pod, session
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
 from ocid.journal.reader import Reader
 
 from .reading import headers
 
-_DECLARING: Final = (pod.Declared.TYPE, container.Declared.TYPE, execution.Requested.TYPE, session.Requested.TYPE)
+_DECLARING: Final = (
+    *(pod.Declared.TYPE, container.Declared.TYPE),
+    *(execution.Requested.TYPE, session.Requested.TYPE, checkpoint.Requested.TYPE),
+)
 _CANDIDATES_SHOWN: Final = 8
 
 
@@ -96,7 +99,7 @@ def _parent(envelope: Envelope) -> str:
     match envelope.event:
         case container.Declared(pod_id=pod_id):
             return f"pod/{pod_id}"
-        case execution.Requested(container_id=container_id):
+        case execution.Requested(container_id=container_id) | checkpoint.Requested(container_id=container_id):
             return f"container/{container_id}"
         case session.Requested(container_id=container_id, pod_id=pod_id):
             return f"container/{container_id}" if container_id else f"pod/{pod_id}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
-
 from ocid.events import session
-from ocid.events.base import Event
 from ocid.projections.phrases import duration, exit_words
 from ocid.projections.text import short, size
+from ocid.projections.vocabulary import says
 
 
+@says(session.Requested)
 def _requested(event: session.Requested) -> str:
     if event.kind == "portforward":
         ports = " ".join(map(str, event.ports)) or "ports of the client's choice"
@@ -22,10 +20,12 @@ def _requested(event: session.Requested) -> str:
     return f"a client's command in container {short(event.container_id)} ({over}): {event.argv_brief}"
 
 
+@says(session.Opened)
 def _opened(event: session.Opened) -> str:
     return f"its client connected from {event.remote}" if event.remote else "its client connected"
 
 
+@says(session.Closed)
 def _closed(event: session.Closed) -> str:
     ended = "ended" if event.exit_code is None else f"ended with {exit_words(event.exit_code)}"
     why = f", cut short: {event.reason}" if event.reason else ""
@@ -44,23 +44,16 @@ def _port(use: session.PortUse) -> str:
     return f"{name}: {use.connections} connections{failed}, {size(use.bytes_in)} in, {size(use.bytes_out)} out"
 
 
+@says(session.Failed)
 def _failed(event: session.Failed) -> str:
     return f"could not be served: {event.error}: {event.message}"
 
 
+@says(session.Expired)
 def _expired(event: session.Expired) -> str:
     return f"expired: {event.reason}"
 
 
+@says(session.Abandoned)
 def _abandoned(event: session.Abandoned) -> str:
     return f"how it ended is not known: {event.reason}"
-
-
-WORDS: Final[Mapping[type[Event], Callable[[Any], str]]] = {
-    session.Requested: _requested,
-    session.Opened: _opened,
-    session.Closed: _closed,
-    session.Failed: _failed,
-    session.Expired: _expired,
-    session.Abandoned: _abandoned,
-}
