@@ -8,7 +8,7 @@ from ocid.domain.configs import ContainerConfig, Mount
 from ocid.errors import EffectFailed, OcidError
 from ocid.events.container import Declared
 from ocid.ids import ChainId, ImageId
-from ocid.ports import ContainerOrder, Layers
+from ocid.ports import ContainerOrder, ImageView, Layers
 
 FAILED = "ImageVolumeMountFailed"  # CRI: how the kubelet tells this from other failures, at the beginning of a message
 
@@ -27,7 +27,7 @@ async def mount_images(
     declared: Declared,
     container: ContainerConfig,
     order: ContainerOrder,
-    userns: str,
+    view: ImageView,
 ) -> dict[int, str]:
     """Mount the images that the container's mounts name; return what to bind, by the mount's position. Idempotent.
 
@@ -38,7 +38,7 @@ async def mount_images(
     wanted = [(number, mount) for number, mount in enumerate(container.mounts) if mount.image is not None]
     for (number, mount), image_id in zip(wanted, declared.image_mounts, strict=True):
         try:
-            source = await layers.mount_image(order, number, layers_of(image_id), mount.image_sub_path, userns)
+            source = await layers.mount_image(order, number, layers_of(image_id), mount.image_sub_path, view)
         except OcidError as error:
             raise failure(mount, error.message) from error
         sources[number] = str(source)

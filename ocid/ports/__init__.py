@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from ocid.ports.containers import ContainerOrder, ExecProcess, ExecResult, HandlerFeatures, Runtime, Signalled, Wanting
 from ocid.ports.images import (
+    AS_IT_IS,
     Credentials,
     HostFiles,
     ImageFacts,
+    ImageView,
     LayerBlob,
     LayerProgress,
     Layers,
@@ -24,6 +26,7 @@ from ocid.ports.log import Clock, Journal, Secrets
 from ocid.ports.pods import Attachment, Exit, Network, NetworkOrder, Process, Sandboxes, SandboxOrder
 
 __all__ = [
+    "AS_IT_IS",
     "Attachment",
     "Clock",
     "ContainerOrder",
@@ -34,6 +37,7 @@ __all__ = [
     "HandlerFeatures",
     "HostFiles",
     "ImageFacts",
+    "ImageView",
     "Journal",
     "LayerBlob",
     "LayerProgress",
