@@ -111,7 +111,7 @@ class ContainerEffects:
         labels = self._labels(pod.declared, container)
         view = ImageView(userns=pod.declared.userns, label=labels.files)
         rootfs = await host.layers.mount(order, facts.layers, view)
-        images = await mount_images(host.layers, self._images.layers, declared, container, order, view)
+        images = await mount_images(host.layers, self._images.layers, container, order, view)
         inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
         inputs = msgspec.structs.replace(
             inputs, selinux_process_label=labels.process, selinux_mount_label=labels.files

@@ -146,8 +146,7 @@ _always(pod.Removed, "removed: nothing is left on the host")
 def _(event: container.Declared) -> str:
     attempt = f", attempt {event.attempt}" if event.attempt else ""
     secrets = f", {event.secrets} secrets withheld from the log" if event.secrets else ""
-    images = f", with images {', '.join(map(short, event.image_mounts))} mounted" if event.image_mounts else ""
-    return f"container {event.name} asked for{attempt}, from {short_reference(event.image_ref)}{images}{secrets}"
+    return f"container {event.name} asked for{attempt}, from {short_reference(event.image_ref)}{secrets}"
 
 
 @_says(container.Prepared)

@@ -326,9 +326,9 @@ async def test_create_refuses_what_is_missing(daemon: Daemon, pod_id: str) -> No
             "ImageVolumeMountFailed: mount of image 'x' at '/i': image 'x' not found",
         ),
         (
-            {"mounts": [pb.Mount(container_path="/i", image=pb.ImageSpec(image=IMAGE), readonly=True)] * 9},
+            {"mounts": [pb.Mount(container_path="/i", image=pb.ImageSpec(image=IMAGE), readonly=True)] * 65},
             Status.INVALID_ARGUMENT,
-            "config.mounts with an image has 9 entries, the limit is 8",
+            "config.mounts with an image has 65 entries, the limit is 64",
         ),
         ({"CDI_devices": [pb.CDIDevice(name="vendor.com/gpu")]}, Status.INVALID_ARGUMENT, "is no name"),
     ],
@@ -363,7 +363,7 @@ async def test_an_image_is_mounted_and_shown_with_its_id(daemon: Daemon, pod_id:
     plain.ClearField("image")
     assert list((await daemon.status(container_id)).mounts) == [plain, mount]
     (declared,) = daemon.log(container.Declared)
-    assert declared.event.image_mounts == (image_id,)
+    assert daemon.view.containers.config(container_id).mounted_images == (image_id,)
     place = f"{declared.event.bundle}/images/1"
     assert place in daemon.node.world.mounts
     spec = json.loads(daemon.node.world.paths[f"{declared.event.bundle}/config.json"])
