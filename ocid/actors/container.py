@@ -18,16 +18,18 @@ from ocid.actors.limits import apply_update
 from ocid.actors.plugins import Hooks
 from ocid.actors.pod import decode_pod_config
 from ocid.actors.volumes import mount_images
-from ocid.domain import cdi, container as domain
+from ocid.domain import cdi, container as domain, selinux
 from ocid.domain.configs import ContainerConfig, NamespaceMode
 from ocid.domain.container import Container
 from ocid.domain.container_update import ApplyUpdate
 from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
 from ocid.domain.redaction import reveal
+from ocid.domain.selinux import Labels
 from ocid.domain.spec import users
 from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.inputs import DeviceNode, NamespacePaths, PodPaths, ResolvedMount, SpecInputs
+from ocid.domain.spec.namespaces import effective_options
 from ocid.domain.spec.recorded import process_user, recorded_spec
 from ocid.domain.spec.security import seccomp_localhost_path
 from ocid.domain.spec.signals import signal_number
@@ -35,7 +37,7 @@ from ocid.errors import EffectFailed, OcidError, Unavailable
 from ocid.events.container import Declared
 from ocid.events.pod import Declared as PodDeclared
 from ocid.ids import ContainerId, PodId, digest_of
-from ocid.ports import ContainerOrder, Exit, ImageFacts, Process, Signalled
+from ocid.ports import ContainerOrder, Exit, ImageFacts, ImageView, Process, Signalled
 
 KILL_WAIT_S = 10.0  # for a killed process to be gone; one in uninterruptible sleep is killed again later
 PROFILE_BYTES_MAX = 1 << 20  # of a localhost seccomp profile
@@ -118,12 +120,17 @@ class ContainerEffects:
             raise Unavailable(f"pod {declared.pod_id} is {pod.phase}, not ready")
         facts = self._images.facts(declared.image_manifest)
         order = self.order(declared)
-        userns = pod.declared.userns
-        rootfs = await host.layers.mount(order, facts.layers, userns)
-        images = await mount_images(host.layers, self._images.layers, declared, container, order, userns)
+        labels = self._labels(pod.declared, container)
+        view = ImageView(userns=pod.declared.userns, label=labels.files)
+        rootfs = await host.layers.mount(order, facts.layers, view)
+        images = await mount_images(host.layers, self._images.layers, container, order, view)
         inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
+        inputs = msgspec.structs.replace(inputs, selinux_process_label=labels.process, selinux_mount_label=labels.files)
         creation = await self.hooks.creating(state, pod, build_container_spec(inputs))
         spec = creation.spec
+        for one in inputs.mounts:
+            if one.mount.selinux_relabel and labels.files and one.mount.image is None:
+                await host.files.relabel(one.source, labels.files)
         await host.runtime.write_bundle(order, spec)
         user = process_user(spec)
         salt = host.settings.salt + declared.container_id.encode()
@@ -220,6 +227,14 @@ class ContainerEffects:
             pid=pid,
             user=declared.userns,
         )
+
+    def _labels(self, declared: PodDeclared, container: ContainerConfig) -> Labels:
+        if not self._host.runtime.host_facts().selinux_enabled:
+            return Labels()
+        pod = decode_pod_config(self._host.journal.document(declared.config)).linux.security_context
+        own = container.linux.security_context
+        options = effective_options(pod.namespace_options, own.namespace_options)
+        return selinux.labels(msgspec.structs.replace(own, namespace_options=options), pod, declared.selinux_level)
 
     def _seccomp_file(self, container: ContainerConfig) -> bytes:
         path = seccomp_localhost_path(container.linux.security_context, self._host.settings.spec_policy)

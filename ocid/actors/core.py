@@ -8,7 +8,7 @@ import trio
 
 from ocid.actors.actor import Actor
 from ocid.actors.checkpointing import CheckpointEffects
-from ocid.actors.container import ContainerEffects
+from ocid.actors.container import ContainerEffects, decode_container_config
 from ocid.actors.directory import Kind
 from ocid.actors.execution import ExecEffects
 from ocid.actors.host import Host
@@ -95,10 +95,11 @@ class Core:
         declared, images = actor.state.declared, self.catalog.find("images")
         if declared is None or images is None:
             return
-        left = {declared.image_id, *declared.image_mounts} - images.state.images.keys()
-        for row in self.view.containers.rows.values() if left else ():
+        config = decode_container_config(self.host.journal.document(declared.config))
+        left = {declared.image_id, *config.mounted_images} - images.state.images.keys()
+        for name, row in self.view.containers.rows.items() if left else ():
             if row.state.declared is not None:
-                left -= {row.state.declared.image_id, *row.state.declared.image_mounts}
+                left -= {row.state.declared.image_id, *self.view.containers.config(name).mounted_images}
         for image_id in sorted(left):
             with contextlib.suppress(Exhausted):  # the next removal of an image collects them, too
                 images.tell(catalog.Release(image_id=image_id))

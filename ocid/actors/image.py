@@ -313,7 +313,7 @@ class CatalogEffects:
         for container in view.containers.rows.values():
             if container.state.declared is not None:
                 found.update(facts(container.state.declared.image_manifest).layers)
-                for image_id in container.state.declared.image_mounts:
+                for image_id in view.containers.config(container.state.declared.container_id).mounted_images:
                     found.update(self._core.images.layers(image_id))
         for pulling in view.pulls.rows.values():
             if pulling.state.resolved is not None and not pulling.state.ended:

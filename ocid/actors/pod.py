@@ -17,6 +17,7 @@ from ocid.domain.configs import PodConfig
 from ocid.domain.container import Container
 from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
+from ocid.domain.selinux import Labels, pod_labels
 from ocid.errors import OcidError
 from ocid.events.pod import Declared
 from ocid.ids import PodId, digest_of
@@ -155,7 +156,13 @@ def sandbox_order(host: Host, declared: Declared) -> SandboxOrder:
         sysctls=config.linux.sysctls,
         userns=declared.userns,
         users=config.linux.security_context.namespace_options.user_namespace,
+        selinux=_labels(host, config, declared),
     )
+
+
+def _labels(host: Host, config: PodConfig, declared: Declared) -> Labels:
+    enabled = host.runtime.host_facts().selinux_enabled
+    return pod_labels(config.linux.security_context, declared.selinux_level) if enabled else Labels()
 
 
 def network_order(host: Host, declared: Declared) -> NetworkOrder:

@@ -10,7 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
+from ocid.domain.configs import ContainerConfig
 from ocid.errors import NotFound
+from ocid.events import container
 from ocid.events.base import Event, Opaque
 from ocid.events.envelope import Context, Envelope
 from ocid.ids import Digest, StreamId
@@ -46,6 +50,7 @@ async def rebuild(
             stream = StreamId(f"{aggregate}/{name}")
             events = streams[stream]
             needed = {digest for event in events for digest in _digests(event)}
+            needed |= _of_mounted_images(events, documents)
             if any(isinstance(event, Opaque) for event in events) or not needed <= documents.keys():
                 log.warning("stream %s of the damaged log cannot be read in full and is not taken over", stream)
                 continue
@@ -69,11 +74,17 @@ def _is_first(envelope: Envelope) -> bool:
     return envelope.type == "layer.wanted"
 
 
+def _of_mounted_images(events: Iterable[Event], documents: Mapping[Digest, bytes]) -> set[Digest]:
+    """Return the configurations of images that containers mount: what says which layers must stay."""
+    declared = (event for event in events if isinstance(event, container.Declared))
+    found = (documents.get(one.config) for one in declared)
+    configs = (msgspec.json.decode(one, type=ContainerConfig) for one in found if one is not None)
+    return {Digest(image_id) for config in configs for image_id in config.mounted_images}
+
+
 def _digests(event: Event) -> Iterable[Digest]:
     """Yield the documents that an event cites; by the rule that such fields are called so."""
     for field in ("config", "image_manifest", "spec", "argv", "result", "manifest", "index"):
         value = getattr(event, field, None)
         if isinstance(value, str) and value.startswith("sha256:"):
             yield Digest(value)
-    for value in getattr(event, "image_mounts", ()):
-        yield Digest(value)

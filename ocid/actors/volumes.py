@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 from ocid.domain.configs import ContainerConfig, Mount
 from ocid.errors import EffectFailed, OcidError
-from ocid.events.container import Declared
 from ocid.ids import ChainId, ImageId
-from ocid.ports import ContainerOrder, Layers
+from ocid.ports import ContainerOrder, ImageView, Layers
 
 FAILED = "ImageVolumeMountFailed"  # CRI: how the kubelet tells this from other failures, at the beginning of a message
 
@@ -24,10 +23,9 @@ def failure(mount: Mount, why: str) -> EffectFailed:
 async def mount_images(
     layers: Layers,
     layers_of: LayersOf,
-    declared: Declared,
     container: ContainerConfig,
     order: ContainerOrder,
-    userns: str,
+    view: ImageView,
 ) -> dict[int, str]:
     """Mount the images that the container's mounts name; return what to bind, by the mount's position. Idempotent.
 
@@ -35,10 +33,12 @@ async def mount_images(
         EffectFailed: one cannot be mounted, or has no such sub path; the message begins as the kubelet expects.
     """
     sources = {}
-    wanted = [(number, mount) for number, mount in enumerate(container.mounts) if mount.image is not None]
-    for (number, mount), image_id in zip(wanted, declared.image_mounts, strict=True):
+    for number, mount in enumerate(container.mounts):
+        if mount.image is None:
+            continue
         try:
-            source = await layers.mount_image(order, number, layers_of(image_id), mount.image_sub_path, userns)
+            chain = layers_of(ImageId(mount.image.image_ref))
+            source = await layers.mount_image(order, number, chain, mount.image_sub_path, view)
         except OcidError as error:
             raise failure(mount, error.message) from error
         sources[number] = str(source)

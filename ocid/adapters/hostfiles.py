@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import Final
 
 import msgspec
+import trio
 
+from ocid.adapters import labels
 from ocid.domain import cdi
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.errors import EffectFailed, Exhausted, InvalidRequest
@@ -90,6 +92,15 @@ class HostDirectory:
                 return file.read(limit)
         except OSError as error:
             raise EffectFailed(f"host file {path!r}: {error.strerror}") from error
+
+    async def relabel(self, path: str, label: str) -> None:
+        """Give a mount's source, and all below it, this SELinux label. Done already is success.
+
+        Raises:
+            InvalidRequest: *path* is a directory of the host itself.
+            EffectFailed: the kernel refused.
+        """
+        await trio.to_thread.run_sync(labels.relabel, path, label, abandon_on_cancel=True)
 
     def apparmor_profiles(self) -> frozenset[str] | None:
         """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""

@@ -16,7 +16,7 @@ _IMPOSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 @contextmanager
 def mapped(directory: Path, namespace: str, at: Path) -> Iterator[Path]:
-    """Mount *directory* at *at*, its owners mapped as in the user *namespace*, while the block lasts.
+    """Mount *directory* read-only at *at*, its owners mapped as in the user *namespace*, while the block lasts.
 
     What was mounted of it meanwhile keeps the mapping.
 

@@ -33,7 +33,7 @@ from ocid.adapters.writable import WritableLayers
 from ocid.domain import manifest
 from ocid.errors import EffectFailed, Exhausted, NotFound, Unavailable, Unsupported, tail
 from ocid.ids import ChainId, Digest
-from ocid.ports import ContainerOrder, LayerBlob, LayerSize, StoreUsage
+from ocid.ports import AS_IT_IS, ContainerOrder, ImageView, LayerBlob, LayerSize, StoreUsage
 from ocid.ports.usage import FilesystemRoom, WritableUsage
 
 CLEANUP_S: Final = 30.0
@@ -175,10 +175,8 @@ class LayerStore:
 
     # --- root file systems -------------------------------------------------------------------------------------------
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], view: ImageView = AS_IT_IS) -> Path:
         """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent.
-
-        Files are owned as the user namespace pinned at *userns* maps their owners; "" leaves them as they are.
 
         Raises:
             NotFound: a layer is not in the store.
@@ -189,8 +187,8 @@ class LayerStore:
         target = Path(order.bundle) / "rootfs"
 
         def mount() -> None:
-            with self._seen_by(userns, order, lowers) as seen:
-                _mount(seen, Path(order.writable), target)
+            with self._seen_by(view.userns, order, lowers) as seen:
+                _mount(seen, Path(order.writable), target, view.label)
 
         await trio.to_thread.run_sync(mount)
         return target
@@ -225,7 +223,7 @@ class LayerStore:
         number: int,
         layers: Sequence[ChainId],
         sub_path: str,
-        userns: str = "",
+        view: ImageView = AS_IT_IS,
     ) -> Path:
         """Mount an image read-only at the bundle's images/*number*; return where *sub_path* of it is. Idempotent.
 
@@ -237,8 +235,8 @@ class LayerStore:
         target = Path(order.bundle) / volumes.DIRECTORY / str(number)
 
         def mount() -> None:
-            with self._seen_by(userns, order, [*lowers, self._nothing]) as seen:
-                volumes.mount_readonly(seen, target)
+            with self._seen_by(view.userns, order, [*lowers, self._nothing]) as seen:
+                volumes.mount_readonly(seen, target, view.label)
 
         await trio.to_thread.run_sync(mount)
         return volumes.within(target, sub_path)
@@ -348,7 +346,7 @@ def _forget(blob: Path) -> None:
     blob.unlink(missing_ok=True)
 
 
-def _mount(lowers: list[Path], writable: Path, target: Path) -> None:
+def _mount(lowers: list[Path], writable: Path, target: Path, label: str) -> None:
     target.mkdir(mode=0o755, parents=True, exist_ok=True)
     if mounts.is_mount(str(target)):
         return
@@ -360,7 +358,7 @@ def _mount(lowers: list[Path], writable: Path, target: Path) -> None:
         root = lowers[0].stat()  # an overlay's root looks like the root of its uppermost layer, as the pod sees them
         os.chown(upper, root.st_uid, root.st_gid)
         upper.chmod(root.st_mode & 0o7777)
-    mounts.overlay(lowers, upper, work, target)
+    mounts.overlay(lowers, upper, work, target, label=label)
 
 
 def _unmount(bundle: str) -> None:

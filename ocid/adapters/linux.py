@@ -46,6 +46,7 @@ _NR_OPENAT2: Final = 437
 _NR_MOUNT_SETATTR: Final = 442
 _OPEN_TREE_CLONE: Final = 1
 _AT_EMPTY_PATH: Final = 0x1000
+_MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_IDMAP: Final = 0x00100000
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
@@ -168,8 +169,8 @@ def open_tree(path: str) -> int:
 
 
 def map_ids(mount_fd: int, user_namespace_fd: int) -> None:
-    """mount_setattr(2): show owners in a detached mount as the user namespace maps them."""
-    attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace_fd)
+    """mount_setattr(2): show owners in a detached mount as the user namespace maps them, and make it read-only."""
+    attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY, 0, 0, user_namespace_fd)
     _syscall(_NR_MOUNT_SETATTR, mount_fd, b"", _AT_EMPTY_PATH, attributes, len(attributes))
 
 

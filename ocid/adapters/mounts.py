@@ -109,9 +109,15 @@ def bind(source: str, target: str) -> None:
     _call("bind", target, linux.mount, source, target, None, linux.MS_BIND)
 
 
-def tmpfs(target: str, size_bytes: int, mode: int, flags: int) -> None:
-    """Mount a new tmpfs of at most *size_bytes* at *target*, which exists."""
-    _call("tmpfs", target, linux.mount, "shm", target, "tmpfs", flags, f"mode={mode:o},size={size_bytes}")
+def tmpfs(target: str, size_bytes: int, mode: int, flags: int, label: str = "") -> None:
+    """Mount a new tmpfs of at most *size_bytes* at *target*, which exists; with an SELinux *label* for all in it."""
+    options = f"mode={mode:o},size={size_bytes}{_context(label)}"
+    _call("tmpfs", target, linux.mount, "shm", target, "tmpfs", flags, options)
+
+
+def _context(label: str) -> str:
+    """The mount option of an SELinux label, quoted for its commas. mount(8) "context"."""
+    return f',context="{label}"' if label else ""
 
 
 def make_private(directory: str) -> None:
@@ -162,12 +168,14 @@ def overlay(
     target: str | Path,
     *,
     volatile: bool = False,
+    label: str = "",
 ) -> None:
     """Mount an overlay at *target*; without *upper* and *work* it is read-only.
 
     Args:
         lowers: read-only layers, the uppermost first, at most ``LAYERS_MAX``.
         volatile: skip syncing the upper layer; what a power failure does to it is no matter then.
+        label: the SELinux label of everything in it; "" keeps that of each file.
     Raises:
         EffectFailed: the kernel refused.
         Exhausted: there are too many layers.
@@ -179,14 +187,16 @@ def overlay(
     above = None if upper is None else os.fspath(upper)
     aside = None if work is None else os.fspath(work)
     try:
-        _overlay_by_fsconfig(names, above, aside, os.fspath(target), volatile=volatile)
+        _overlay_by_fsconfig(names, above, aside, os.fspath(target), volatile=volatile, label=label)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
             raise EffectFailed(f"overlay at {str(target)!r}: {error.strerror} {error.filename or ''}") from error
-        overlay_by_options(names, above, aside, os.fspath(target), volatile=volatile)
+        overlay_by_options(names, above, aside, os.fspath(target), volatile=volatile, label=label)
 
 
-def _overlay_by_fsconfig(names: list[str], upper: str | None, work: str | None, target: str, *, volatile: bool) -> None:
+def _overlay_by_fsconfig(
+    names: list[str], upper: str | None, work: str | None, target: str, *, volatile: bool, label: str
+) -> None:
     held: list[int] = []
 
     def short(path: str) -> str:
@@ -206,6 +216,8 @@ def _overlay_by_fsconfig(names: list[str], upper: str | None, work: str | None, 
             linux.fsconfig_string(context, "workdir", short(work))
             if volatile:
                 linux.fsconfig_flag(context, "volatile")
+        if label:
+            linux.fsconfig_string(context, "context", label)
         mount_fd = linux.fsmount(context)
         held.append(mount_fd)
         linux.move_mount(mount_fd, target)
@@ -214,7 +226,9 @@ def _overlay_by_fsconfig(names: list[str], upper: str | None, work: str | None, 
             os.close(descriptor)
 
 
-def overlay_by_options(names: list[str], upper: str | None, work: str | None, target: str, *, volatile: bool) -> None:
+def overlay_by_options(
+    names: list[str], upper: str | None, work: str | None, target: str, *, volatile: bool, label: str = ""
+) -> None:
     """The same through mount(2), for older kernels: its page of options holds names, not paths."""
 
     def options_of(lowers: Sequence[str]) -> str:
@@ -222,7 +236,7 @@ def overlay_by_options(names: list[str], upper: str | None, work: str | None, ta
         if upper is not None and work is not None:
             options += f",upperdir={_escape(upper, chr(92) + ',')},workdir={_escape(work, chr(92) + ',')}"
             options += ",volatile" if volatile else ""
-        return options
+        return options + _context(label)
 
     options = options_of(names)
     if len(os.fsencode(options)) <= _OPTIONS_BYTES_MAX:

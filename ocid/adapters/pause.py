@@ -98,6 +98,7 @@ class PauseProcesses:
                 user=order.userns,
             ),
             cgroups_path=self._cgroup(order),
+            selinux=order.selinux,
             host=self._runtime.host_facts(),
         )
         (bundle / "config.json").write_bytes(msgspec.json.encode(build_pause_spec(inputs)))

@@ -282,8 +282,6 @@ class OciRuntime:
             handler.remove_state(order.container_id)
             return
         bundles.remove_files(str(directory), ("exec.fifo",))  # left behind, runc would say "created" and wait 100 ms
-            str(directory), ("exec.fifo",)
-        )  # left behind it would make runc say "created" and wait 100 ms
         log = handler.root / f".{order.container_id}.log"
         try:
             await handler.call(f"delete of container {order.container_id!r}", log, "delete", order.container_id)

@@ -20,6 +20,7 @@ import trio
 
 from ocid.adapters import linux, mounts, sysctls as parameters, usernamespace
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.labels import set_label
 from ocid.adapters.pause import PauseProcesses
 from ocid.domain import sysctls
 from ocid.domain.configs import UserNamespace
@@ -81,7 +82,7 @@ class PodSandboxes:
         if not order.host_ipc and not mounts.is_mount(str(shm)):
             shm.mkdir(mode=0o711, exist_ok=True)
             quiet = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-            mounts.tmpfs(str(shm), order.shm_bytes, _SHM_MODE, quiet)
+            mounts.tmpfs(str(shm), order.shm_bytes, _SHM_MODE, quiet, order.selinux.files)
             _give(shm, order)
         if not self.present(order):
             for pin in _pins(order).values():
@@ -212,7 +213,9 @@ def _pin(pins: Mapping[str, str], directory: str) -> None:
 
 
 def _give(path: Path, order: SandboxOrder) -> None:
-    """Let the pod's root own what containers write to."""
+    """Let the pod's root own what containers write to, and label it as theirs."""
+    if order.selinux.files and path.is_file():
+        set_label(str(path), order.selinux.files)
     if order.users is not None:
         os.chown(path, order.users.uids[0].host_id, order.users.gids[0].host_id)
 

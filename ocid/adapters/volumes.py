@@ -19,7 +19,7 @@ from ocid.errors import EffectFailed
 DIRECTORY: Final = "images"
 
 
-def mount_readonly(lowers: Sequence[Path], target: Path) -> None:
+def mount_readonly(lowers: Sequence[Path], target: Path, label: str = "") -> None:
     """Mount layers read-only at *target*, which is made. Done already is success.
 
     Args:
@@ -32,7 +32,7 @@ def mount_readonly(lowers: Sequence[Path], target: Path) -> None:
     if mounts.is_mount(str(target)):
         return
     if len(lowers) > 1:
-        mounts.overlay(lowers, None, None, target)
+        mounts.overlay(lowers, None, None, target, label=label)
     else:
         mounts.bind(str(lowers[0]), str(target))
 

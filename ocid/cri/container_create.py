@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import PurePosixPath
 
 import msgspec
@@ -76,6 +77,7 @@ def _declare(facade: Facade, config: ContainerConfig, pod: Pod) -> tuple[Declare
     image = facade.catalog_state().images[image_id]
     facts = core.images.facts(image.manifest)
     container_id = ContainerId(core.host.new_id(64))
+    config = config.with_images_found(functools.partial(_image_of, facade))
     redacted, secrets = redact(config, settings.redaction, settings.salt + container_id.encode())
     document = msgspec.json.encode(redacted)
     newest = facade.view.containers.created_after(pod.declared.pod_id)
@@ -98,7 +100,6 @@ def _declare(facade: Facade, config: ContainerConfig, pod: Pod) -> tuple[Declare
         writable=str(settings.root / "containers" / container_id),
         cgroup=cgroups_path(driver, pod.declared.cgroup_parent, container_id),
         stop_signal=signal_name(stop_signal(config, facts.config)),
-        image_mounts=tuple(_image_of(facade, mount) for mount in config.mounts if mount.image is not None),
     )
     return declared, document, secrets
 

@@ -103,7 +103,7 @@ def container_status(state: Container, config: ContainerConfig) -> pb.ContainerS
         message=message[:MESSAGE_CHARS_MAX],
         labels=config.labels,
         annotations=config.annotations,
-        mounts=translate.mounts_to_pb(config.mounts, declared.image_mounts),
+        mounts=[translate.mount_to_pb(mount) for mount in config.mounts],
         log_path=declared.log_path,
         stop_signal=translate.signal_to_pb(declared.stop_signal or "SIGTERM"),
     )

@@ -10,6 +10,7 @@ import trio
 from ocid.cri import recordable, translate, validate
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain import selinux
 from ocid.domain.configs import NamespaceMode, PodConfig
 from ocid.domain.pod import Run
 from ocid.domain.spec.cgroups import CgroupDriver, parent_path
@@ -87,10 +88,20 @@ def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared,
         host_ipc=options.ipc is NamespaceMode.NODE,
         host_pid=options.pid is NamespaceMode.NODE,
         shared_pid=options.pid is NamespaceMode.POD,
+        selinux_level=_level(facade, config, pod_id),
         userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
         plugins=core.host.plugins.enabled,
     )
     return declared, document
+
+
+def _level(facade: Facade, config: PodConfig, pod_id: PodId) -> str:
+    """Choose the level that keeps the pod apart from others, where the kernel has SELinux."""
+    enabled = facade.core.host.runtime.host_facts().selinux_enabled
+    if not enabled or not selinux.needs_level(config.linux.security_context):
+        return ""
+    others = (row.state.declared for row in facade.view.pods.rows.values())
+    return selinux.choose_level(pod_id, {other.selinux_level for other in others if other is not None})
 
 
 def _check_users(config: PodConfig, handler: HandlerFeatures) -> None:

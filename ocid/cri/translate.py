@@ -293,17 +293,8 @@ def image_spec_to_pb(image: configs.ImageSpec) -> pb.ImageSpec:
     )
 
 
-def mounts_to_pb(mounts: Iterable[configs.Mount], images: Iterable[str]) -> list[pb.Mount]:
-    """All mounts; *images* are the ids of those that name one, in order. CRI ContainerStatus.mounts."""
-    found, ids = [mount_to_pb(mount) for mount in mounts], iter(images)
-    for mount in found:
-        if mount.HasField("image"):
-            mount.image.image_ref = next(ids, "")  # as PullImage returned it
-    return found
-
-
 def mount_to_pb(mount: configs.Mount) -> pb.Mount:
-    """A mount."""
+    """A mount. CRI ContainerStatus.mounts."""
     return pb.Mount(
         container_path=mount.container_path,
         host_path=mount.host_path,

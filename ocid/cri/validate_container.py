@@ -19,7 +19,7 @@ ARGUMENT_BYTES_MAX: Final = 128 * 1024 - 1  # MAX_ARG_STRLEN, execve(2)
 ARGUMENTS_BYTES_MAX: Final = 2 * 1024 * 1024  # a quarter of the default 8 MiB stack, execve(2)
 ENVS_MAX: Final = 16_384
 DEVICES_MAX: Final = 4096
-IMAGE_MOUNTS_MAX: Final = 8  # each is named in the container's declaration, which is one record of the log
+IMAGE_MOUNTS_MAX: Final = 64  # each is a mount of its own on the host
 CDI_NAME_BYTES_MAX: Final = 512
 MAPPINGS_MAX: Final = 340  # lines of uid_map, user_namespaces(7)
 

@@ -10,9 +10,12 @@ Source: CRI v1 PodSandboxConfig and ContainerConfig, and what they contain.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
+
+from ocid.ids import ImageId
 
 
 class Protocol(StrEnum):
@@ -303,3 +306,19 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     linux: LinuxContainerConfig = LinuxContainerConfig()
     cdi_devices: tuple[str, ...] = ()  # fully qualified CDI device names
     stop_signal: str = ""  # "SIGTERM", "SIGRTMIN+3"; empty: the image's, else SIGTERM
+
+    @property
+    def mounted_images(self) -> tuple[ImageId, ...]:
+        """The images of its mounts, by id, as they were found when the container was declared."""
+        return tuple(ImageId(one.image.image_ref) for one in self.mounts if one.image is not None)
+
+    def with_images_found(self, find: Callable[[Mount], ImageId]) -> ContainerConfig:
+        """Return the same with what *find* says in each mount of an image: what is recorded, mounted and shown."""
+        if not any(mount.image is not None for mount in self.mounts):
+            return self
+        change = msgspec.structs.replace
+        mounts = tuple(
+            mount if mount.image is None else change(mount, image=change(mount.image, image_ref=find(mount)))
+            for mount in self.mounts
+        )
+        return change(self, mounts=mounts)

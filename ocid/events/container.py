@@ -17,18 +17,17 @@ class Declared(Event, frozen=True, kw_only=True):
     name: str
     attempt: int
     created_at_ns: int
-    config: Digest  # document: ContainerConfig as JSON, secrets replaced by commitments
+    config: Digest  # document: ContainerConfig as JSON, secrets replaced by commitments, images of mounts by id
     secrets: int  # how many values were replaced
     image_id: ImageId
     image_ref: str  # repository@digest, or the image id where no repository is known
     image_manifest: Digest  # document
     handler: str
     log_path: str  # absolute; "" for none
-    bundle: str  # directory of config.json and the mounted root file system
+    bundle: str  # directory of config.json, the mounted root file system, and images/N of the mounts of images
     writable: str  # directory of the writable layer
     cgroup: str  # OCI linux.cgroupsPath
     stop_signal: str = ""  # by name; "" is SIGTERM
-    image_mounts: tuple[ImageId, ...] = ()  # of the mounts that name an image, in order; at BUNDLE/images/POSITION
 
 
 class Prepared(Event, frozen=True, kw_only=True):

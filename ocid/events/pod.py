@@ -29,6 +29,7 @@ class Declared(Event, frozen=True, kw_only=True):
     host_ipc: bool = False
     host_pid: bool = False
     shared_pid: bool = False  # one PID namespace for the pod, held by a pause process
+    selinux_level: str = ""  # chosen for this pod, as "s0:c1,c2"; "" where there is no SELinux, or the request has one
     userns: str = ""  # path of the pinned user namespace, which owns the pod's others; "" for the host's
     plugins: bool = False  # the node's plugins are told of it before it is ready
 

@@ -19,9 +19,11 @@ from ocid.ports.containers import (
     Wanting,
 )
 from ocid.ports.images import (
+    AS_IT_IS,
     Credentials,
     HostFiles,
     ImageFacts,
+    ImageView,
     LayerBlob,
     LayerProgress,
     Layers,
@@ -35,6 +37,7 @@ from ocid.ports.pods import Attachment, Exit, Network, NetworkOrder, Process, Sa
 from ocid.ports.usage import Usage
 
 __all__ = [
+    "AS_IT_IS",
     "Attachment",
     "CheckpointOrder",
     "Clock",
@@ -46,6 +49,7 @@ __all__ = [
     "HandlerFeatures",
     "HostFiles",
     "ImageFacts",
+    "ImageView",
     "Journal",
     "LayerBlob",
     "LayerProgress",

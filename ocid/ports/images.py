@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -76,6 +76,16 @@ class Registry(Protocol):
         """Download one blob to the file *into*, verified and fsynced. *progress* gets the number of new bytes."""
 
 
+class ImageView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container is to see the files of an image."""
+
+    userns: str = ""  # owned as the user namespace pinned there maps their owners; "" leaves them as they are
+    label: str = ""  # all with this SELinux label; "" leaves them as they are
+
+
+AS_IT_IS: Final = ImageView()
+
+
 class Layers(Protocol):
     """Unpacked layers by chain id, and root file systems made of them."""
 
@@ -101,10 +111,8 @@ class Layers(Protocol):
     async def remove(self, chain_id: ChainId) -> None:
         """Remove a layer. Nothing there is success."""
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], view: ImageView = AS_IT_IS) -> Path:
         """Mount a container's root file system, base layer first in *layers*, and return where. Idempotent.
-
-        Files are owned as the user namespace pinned at *userns* maps their owners; "" leaves them as they are.
 
         Raises:
             Unsupported: kernel or file system cannot map owners.
@@ -116,7 +124,7 @@ class Layers(Protocol):
         number: int,
         layers: Sequence[ChainId],
         sub_path: str,
-        userns: str = "",
+        view: ImageView = AS_IT_IS,
     ) -> Path:
         """Mount an image read-only at the bundle's images/*number*; return where *sub_path* of it is. Idempotent.
 
@@ -195,6 +203,13 @@ class HostFiles(Protocol):
 
     def read(self, path: str, limit: int) -> bytes:
         """Read at most *limit* bytes of a host file, such as a seccomp profile."""
+
+    async def relabel(self, path: str, label: str) -> None:
+        """Give a mount's source, and all below it, this SELinux label. Done already is success.
+
+        Raises:
+            InvalidRequest: *path* is a directory of the host itself.
+        """
 
     def apparmor_profiles(self) -> frozenset[str] | None:
         """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from ocid.domain.configs import DnsConfig, PortMapping, UserNamespace
+from ocid.domain.selinux import Labels
 from ocid.ids import PodId
 
 
@@ -44,6 +45,7 @@ class SandboxOrder(msgspec.Struct, frozen=True, kw_only=True):
     shm_bytes: int = 64 << 20
     userns: str = ""  # path to pin the user namespace at; "" shares the host's
     users: UserNamespace | None = None  # its mappings
+    selinux: Labels = Labels()  # of its pause process, files and shared memory
 
 
 class Sandboxes(Protocol):

@@ -62,6 +62,7 @@ def _(event: pod.Declared) -> str:
     attempt = f", attempt {event.attempt}" if event.attempt else ""
     leased = f" with {', '.join(event.addresses)}" if event.addresses else ""
     handler = f", handler {event.handler}" if event.handler else ""
+    handler += ", a user namespace of its own" if event.userns else ""
     return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{handler}"
 
 

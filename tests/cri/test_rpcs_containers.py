@@ -10,7 +10,8 @@ import trio
 from grpclib.const import Status
 
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import container
+from ocid.domain.spec.inputs import HostFacts
+from ocid.events import container, pod as pod_events
 from tests.cri.daemon import ANNOTATIONS, IMAGE, LABELS, Daemon, container_config, refused
 from tests.fakes.world import EPOCH_NS, World
 
@@ -327,9 +328,9 @@ async def test_create_refuses_what_is_missing(daemon: Daemon, pod_id: str) -> No
             "ImageVolumeMountFailed: mount of image 'x' at '/i': image 'x' not found",
         ),
         (
-            {"mounts": [pb.Mount(container_path="/i", image=pb.ImageSpec(image=IMAGE), readonly=True)] * 9},
+            {"mounts": [pb.Mount(container_path="/i", image=pb.ImageSpec(image=IMAGE), readonly=True)] * 65},
             Status.INVALID_ARGUMENT,
-            "config.mounts with an image has 9 entries, the limit is 8",
+            "config.mounts with an image has 65 entries, the limit is 64",
         ),
         (
             {"CDI_devices": [pb.CDIDevice(name="vendor.com/gpu")]},
@@ -368,7 +369,7 @@ async def test_an_image_is_mounted_and_shown_with_its_id(daemon: Daemon, pod_id:
     plain.ClearField("image")
     assert list((await daemon.status(container_id)).mounts) == [plain, mount]
     (declared,) = daemon.log(container.Declared)
-    assert declared.event.image_mounts == (image_id,)
+    assert daemon.view.containers.config(container_id).mounted_images == (image_id,)
     place = f"{declared.event.bundle}/images/1"
     assert place in daemon.node.world.mounts
     spec = json.loads(daemon.node.world.paths[f"{declared.event.bundle}/config.json"])
@@ -386,6 +387,33 @@ async def test_an_image_without_the_sub_path_is_refused_as_the_kubelet_expects(d
     assert error.value.message.startswith(f"ImageVolumeMountFailed: mount of image '{IMAGE}' at '/i': sub path")
     await trio.sleep(2)
     assert "bundles" not in daemon.left()
+
+
+async def test_labels_are_chosen_recorded_and_given_where_the_kernel_has_selinux(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await daemon.pull()
+    relabelled: list[tuple[str, str]] = []
+
+    async def relabel(path: str, label: str) -> None:
+        relabelled.append((path, label))
+
+    monkeypatch.setattr(daemon.core.host.runtime, "host_facts", lambda: HostFacts(selinux_enabled=True))
+    monkeypatch.setattr(daemon.core.host.files, "relabel", relabel)
+    pods = [await daemon.run_pod(name) for name in ("one", "two")]
+    mounts = [
+        pb.Mount(container_path="/a", host_path="/srv/a", selinux_relabel=True),
+        pb.Mount(container_path="/b", host_path="/srv/b"),
+    ]
+    await daemon.create(pods[0], mounts=mounts)
+    levels = [one.event.selinux_level for one in daemon.log(pod_events.Declared)]
+    assert levels[0] != levels[1]
+    (declared,) = daemon.log(container.Declared)
+    spec = json.loads(daemon.node.world.paths[f"{declared.event.bundle}/config.json"])
+    files = f"system_u:object_r:container_file_t:{levels[0]}"
+    assert spec["process"]["selinuxLabel"] == f"system_u:system_r:container_t:{levels[0]}"
+    assert spec["linux"]["mountLabel"] == files
+    assert relabelled == [("/srv/a", files)]
 
 
 # --- start -----------------------------------------------------------------------------------------------------------

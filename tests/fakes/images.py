@@ -12,7 +12,7 @@ import trio
 from ocid.domain import manifest as manifests
 from ocid.errors import EffectFailed, NotFound, Unavailable
 from ocid.ids import ChainId, Digest, ImageId, digest_of
-from ocid.ports import ContainerOrder, Credentials, LayerBlob, LayerSize, ResolvedImage, StoreUsage
+from ocid.ports import AS_IT_IS, ContainerOrder, Credentials, ImageView, LayerBlob, LayerSize, ResolvedImage, StoreUsage
 from ocid.ports.usage import FilesystemRoom, WritableUsage
 from tests.fakes.life import Life
 from tests.fakes.world import ROOT
@@ -168,7 +168,7 @@ class FakeLayers:
                 await self._life.step("layers.remove renamed")
             self._world.paths.pop(trash, None)
 
-    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], userns: str = "") -> Path:
+    async def mount(self, order: ContainerOrder, layers: Sequence[ChainId], view: ImageView = AS_IT_IS) -> Path:
         world, rootfs = self._world, f"{order.bundle}/rootfs"
         async with self._life.effect("layers.mount", order.container_id):
             missing = [layer for layer in layers if layer not in world.layers]
@@ -187,7 +187,7 @@ class FakeLayers:
         number: int,
         layers: Sequence[ChainId],
         sub_path: str,
-        userns: str = "",
+        view: ImageView = AS_IT_IS,
     ) -> Path:
         world, place = self._world, f"{order.bundle}/images/{number}"
         async with self._life.effect("layers.mount_image", order.container_id):

@@ -250,6 +250,7 @@ def _declare(
         raise NotFound("image", config.working_dir)
     image = images.images[image_id]
     container_id = ContainerId(core.host.new_id(64))
+    config = config.with_images_found(lambda mount: _image_of(images, "" if mount.image is None else mount.image.image))
     redacted, secrets = redact(msgspec.structs.replace(config, working_dir="/"), DEFAULT_RULES, SALT)
     document = msgspec.json.encode(redacted)
     settings = core.host.settings
@@ -270,7 +271,6 @@ def _declare(
         writable=str(settings.root / "containers" / container_id),
         cgroup=f"{declared.cgroup_parent}/{container_id}",
         stop_signal=config.stop_signal,
-        image_mounts=tuple(_image_of(images, mount.image.image) for mount in config.mounts if mount.image is not None),
     )
     return made, document, secrets
 

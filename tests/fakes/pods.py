@@ -63,6 +63,9 @@ class FakeHostFiles:
     def read(self, path: str, limit: int) -> bytes:
         return b""
 
+    async def relabel(self, path: str, label: str) -> None:
+        await trio.lowlevel.checkpoint()
+
     def apparmor_profiles(self) -> frozenset[str] | None:
         return frozenset()
 

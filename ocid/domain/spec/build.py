@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from ocid.domain.configs import LinuxResources, NamespaceMode, PodConfig
+from ocid.domain.selinux import Labels
 from ocid.domain.spec.classes import intel_rdt, refuse_block_io
 from ocid.domain.spec.devices import device_nodes, device_rules
 from ocid.domain.spec.inputs import (
@@ -72,6 +73,7 @@ class PauseInputs(msgspec.Struct, frozen=True, kw_only=True):
     binary: str = "/usr/bin/catatonit"  # static, on the host
     namespaces: NamespacePaths = NamespacePaths()  # its PID namespace is new, whatever ``pid`` says
     cgroups_path: str = ""
+    selinux: Labels = Labels()
     host: HostFacts = HostFacts()
 
 
@@ -122,6 +124,8 @@ def build_pause_spec(inputs: PauseInputs) -> dict[str, object]:
     }
     if host.seccomp_enabled:
         linux["seccomp"] = default_seccomp(frozenset(), host.architecture, host.kernel)
+    if inputs.selinux.files:
+        linux["mountLabel"] = inputs.selinux.files
     return {
         "ociVersion": OCI_VERSION,
         "root": {"path": inputs.rootfs, "readonly": True},
@@ -134,6 +138,7 @@ def build_pause_spec(inputs: PauseInputs) -> dict[str, object]:
             "capabilities": {},
             "noNewPrivileges": True,
             "oomScoreAdj": clamped_oom_score_adj(PAUSE_OOM_SCORE_ADJ, host),
+            **({"selinuxLabel": inputs.selinux.process} if inputs.selinux.process else {}),
         },
         "mounts": _pause_mounts(inputs.binary),
         "annotations": {f"{_KUBERNETES}.container-type": "sandbox", **_pod_annotations(inputs.pod, inputs.pod_id)},

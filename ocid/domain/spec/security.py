@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ocid.domain.configs import ContainerSecurityContext, ProfileType, SecurityProfile, SelinuxOptions
+from ocid.domain.configs import ContainerSecurityContext, ProfileType, SecurityProfile
 from ocid.domain.spec.inputs import HostFacts, SpecPolicy
 from ocid.domain.spec.seccomp import default_seccomp, parse_profile, resolve_profile
 from ocid.errors import InvalidRequest, Unsupported
@@ -116,14 +116,6 @@ def _apparmor_name(security: ContainerSecurityContext, policy: SpecPolicy, host:
     if not host.apparmor_enabled:
         raise Unsupported(f"apparmor profile {name!r} is asked for, but this host has no AppArmor")
     return name
-
-
-def selinux_label(options: SelinuxOptions | None, *, default_type: str) -> str:
-    """The process label ``user:role:type:level`` that *options* mean, or "" when they name nothing."""
-    if options is None or not (options.user or options.role or options.type or options.level):
-        return ""
-    user, role = options.user or "system_u", options.role or "system_r"
-    return f"{user}:{role}:{options.type or default_type}:{options.level or 's0'}"
 
 
 def _legacy(text: str, when_absent: ProfileType) -> SecurityProfile:

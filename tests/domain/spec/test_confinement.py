@@ -15,7 +15,7 @@ from ocid.domain.spec.inputs import DeviceNode, HostFacts, NamespacePaths, SpecP
 from ocid.domain.spec.namespaces import container_namespaces, effective_options
 from ocid.domain.spec.seccomp import PROFILE_BYTES_MAX, default_seccomp, parse_profile, resolve_profile
 from ocid.domain.spec.seccomp_default import CLONE_NEW_ANY, DEFAULT_PROFILE
-from ocid.domain.spec.security import apparmor_profile, path_lists, seccomp_profile, selinux_label
+from ocid.domain.spec.security import apparmor_profile, path_lists, seccomp_profile
 from ocid.errors import InvalidRequest, Unsupported
 from tests.domain.spec.builders import PATHS, USERNS, inputs
 
@@ -226,14 +226,6 @@ def test_path_lists_default_override_and_fall_away() -> None:
     assert path_lists(c.ContainerSecurityContext(masked_paths=("/x",)))[0] == ["/x"]
     assert path_lists(c.ContainerSecurityContext(namespace_options=userns)) == ([], [])
     assert path_lists(c.ContainerSecurityContext(masked_paths=("/x",), privileged=True)) == ([], [])
-
-
-def test_selinux_label() -> None:
-    assert selinux_label(None, default_type="container_t") == ""
-    assert (
-        selinux_label(c.SelinuxOptions(level="s0:c1,c2"), default_type="container_t")
-        == "system_u:system_r:container_t:s0:c1,c2"
-    )
 
 
 @pytest.mark.parametrize(
