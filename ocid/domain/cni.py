@@ -345,7 +345,9 @@ def parse_answer(network: NetworkList, plugin: str, raw: bytes) -> Answer:
     entries: list[dict[str, Any]] = []
     for ip in ips:
         try:
-            address = ipaddress.ip_interface(ip["address"]).ip
+            address = ipaddress.ip_interface(str(ip["address"])).ip
+            if "%" in str(ip["address"]):  # a zone, which may be any text
+                raise ValueError("a zone")
         except (ValueError, TypeError, KeyError):
             raise EffectFailed(f"{doing} an address that is none: {str(ip)[:200]!r}") from None
         entry = {key: value for key, value in ip.items() if key != "version"}

@@ -266,6 +266,8 @@ def test_a_result_without_addresses_or_version_is_one():
         answer("1.0.0", ["10.1.0.1/16"]),
         answer("1.0.0", [{"address": "ten"}]),
         answer("1.0.0", [{"address": {}}]),
+        answer("1.0.0", [{"address": 12345}]),
+        answer("1.0.0", [{"address": "fe80::1%x . drop/64"}]),
         answer("1.0.0", [{"address": "10.1.0.1/99"}]),
         answer("1.0.0", [{"address": "10.1.0.1/16"}] * 33),
         answer("1.0.0", [], interfaces=7),

@@ -202,17 +202,19 @@ def udp(family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
     return made
 
 
+@pytest.mark.parametrize("many", [0, 50])
 @pytest.mark.parametrize("version", [0, 1], ids=["ipv4", "ipv6"])
 @in_node
-async def test_a_udp_flow_follows_its_host_port_to_the_next_pod(node: Node, version: int):
+async def test_a_udp_flow_follows_its_host_port_to_the_next_pod(node: Node, version: int, many: int):
     """A client that always asks from the same port, as resolvers do, must not go on asking a pod that is gone."""
     bridge = Bridge("ocidt0", SUBNETS)
+    more = tuple(port(6000 + number, Protocol.UDP, 53) for number in range(many))
     family = (socket.AF_INET, socket.AF_INET6)[version]
     with node.within(node.outside, lambda: udp(family)) as client:
         client.bind(("", 4000))
         client.sendto(b"?", (NODE_ADDRESSES[version], 5353))  # before there is any pod: the node has the flow
         for number, addresses in enumerate((FIRST, SECOND)):
-            pod = node.order(f"pod{number}", addresses, port_mappings=(port(5353, Protocol.UDP, 53),))
+            pod = node.order(f"pod{number}", addresses, port_mappings=(port(5353, Protocol.UDP, 53), *more))
             await bridge.attach(pod)
             with node.within(pod.netns, lambda: udp(family)) as server:
                 server.bind(("", 53))
