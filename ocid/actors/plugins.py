@@ -14,6 +14,7 @@ from ocid.domain.container import START_ERROR_CODE, Container
 from ocid.domain.nri import ContainerFacts, ContainerState, Event, PodFacts, Resources, Update
 from ocid.domain.nri_cri import from_cri
 from ocid.domain.pod import Pod
+from ocid.domain.spec.process import fitted
 from ocid.domain.spec.recorded import recorded_spec
 from ocid.errors import Exhausted, OcidError
 from ocid.events.container import Adjusted
@@ -86,7 +87,8 @@ class Hooks:
         if not made.changes:
             return Creation(made.spec)
         salt = host.settings.salt + state.declared.container_id.encode()
-        if (size := len(msgspec.json.encode(made.spec))) > SPEC_BYTES_MAX:
+        fits = {**made.spec, "process": fitted(made.spec["process"], host.runtime.host_facts())}
+        if (size := len(msgspec.json.encode(fits))) > SPEC_BYTES_MAX:
             raise Exhausted(f"plugins make a specification of {size} bytes; at most {SPEC_BYTES_MAX} are allowed")
         before = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
         changes = msgspec.json.encode(made.changes)
@@ -96,7 +98,7 @@ class Hooks:
             changes=digest_of(changes),
             before=digest_of(before),
         )
-        return Creation(made.spec, (adjusted,), (changes, before))
+        return Creation(fits, (adjusted,), (changes, before))
 
     async def tell(self, event: Event, state: Container, **newer: int) -> None:
         """Tell plugins of a container; *newer* are fields of the facts that are not in its state yet.

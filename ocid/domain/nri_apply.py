@@ -207,6 +207,10 @@ def _linux(old: Spec, wanted: Adjustment, claims: _Claims) -> dict[str, Any]:
     if wanted.seccomp is not None:
         claims.set("seccomp")
         linux["seccomp"] = wanted.seccomp
+    propagations = {option for mount in wanted.mounts for option in mount.options}
+    for propagation, options in (("rslave", {"slave", "rslave"}), ("rshared", {"shared", "rshared"})):
+        if options & propagations and linux.get("rootfsPropagation") != "rshared":
+            linux["rootfsPropagation"] = propagation  # as for mounts of the kubelet: they cannot exceed the root's
     return linux
 
 

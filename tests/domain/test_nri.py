@@ -99,6 +99,19 @@ def test_a_mount_takes_the_place_of_another_and_lies_above_what_is_below_it() ->
     assert spec["mounts"][0] == {"destination": "/data", "type": "bind", "source": "/y", "options": ["ro"]}
 
 
+@pytest.mark.parametrize(
+    ("options", "propagation"),
+    [(("ro",), None), (("rslave",), "rslave"), (("rslave", "rshared"), "rshared"), (("shared",), "rshared")],
+)
+def test_a_mount_that_propagates_needs_a_root_that_does(options: tuple[str, ...], propagation: str | None) -> None:
+    spec, _ = made(
+        Adjustment(mounts=(Mount(destination="/m", options=options),)),
+        Adjustment(mounts=(Mount(destination="/n", options=("rslave",) if propagation else ()),)),
+    )
+
+    assert spec["linux"].get("rootfsPropagation") == propagation
+
+
 def test_hooks_of_two_plugins_add_up() -> None:
     hook = Hook(path="/h", args=("h",), timeout_s=3)
     spec, changes = made(

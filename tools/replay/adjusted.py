@@ -9,6 +9,7 @@ import msgspec
 
 from ocid.domain.nri import Change
 from ocid.errors import OcidError
+from ocid.events.codec import Damaged
 from ocid.events.container import Adjusted
 from ocid.ids import Digest
 
@@ -22,7 +23,7 @@ def spelled(event: Adjusted, document: Document) -> str:
     """Return who changed what, "10-a: env FOO, args; 20-b: mounts /data"; "" where the document is not there."""
     try:
         changes = msgspec.json.decode(document(event.changes), type=list[Change])
-    except (OcidError, msgspec.MsgspecError):
+    except (OcidError, Damaged, msgspec.MsgspecError):
         return ""
     by_plugin: dict[str, list[str]] = {}
     for change in changes[:SHOWN_MAX]:

@@ -5,7 +5,8 @@ Source: CRI ContainerConfig; OCI config.md "Process"; OCI image-spec conversion.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -141,6 +142,17 @@ def clamped_oom_score_adj(wanted: int, host: HostFacts) -> int:
     """*wanted* within -1000 to 1000 and, without CAP_SYS_RESOURCE, not below the daemon's own score."""
     floor = OOM_SCORE_ADJ_MIN if host.can_lower_oom_score_adj else host.oom_score_adj
     return max(floor, min(OOM_SCORE_ADJ_MAX, wanted))
+
+
+def fitted(process: Mapping[str, Any], host: HostFacts) -> dict[str, Any]:
+    """An OCI process that somebody else changed, with score and limits within what this daemon can set."""
+    made = dict(process)
+    if "oomScoreAdj" in made:
+        made["oomScoreAdj"] = clamped_oom_score_adj(made["oomScoreAdj"], host)
+    if "rlimits" in made:
+        limits = (Rlimit(kind=one["type"], soft=one["soft"], hard=one["hard"]) for one in made["rlimits"])
+        made["rlimits"] = [_rlimit(limit, host) for limit in limits]
+    return made
 
 
 def _rlimit(limit: Rlimit, host: HostFacts) -> dict[str, object]:

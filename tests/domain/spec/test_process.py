@@ -8,7 +8,7 @@ from ocid.domain import configs as c
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.redaction import DEFAULT_RULES
 from ocid.domain.spec.inputs import HostFacts, Rlimit, SpecPolicy
-from ocid.domain.spec.process import arguments, container_process, environment, exec_process, working_dir
+from ocid.domain.spec.process import arguments, container_process, environment, exec_process, fitted, working_dir
 from ocid.domain.spec.recorded import recorded_spec
 from ocid.errors import InvalidRequest
 from tests.domain.spec.builders import inputs
@@ -122,3 +122,13 @@ def test_secrets_in_hooks_that_plugins_add_stay_out_of_the_log() -> None:
     assert "canary" not in str(recorded)
     assert recorded["hooks"]["poststop"][0]["env"][1] == "LANG=C"
     assert "canary" in str(spec)
+
+
+def test_what_plugins_want_of_a_process_is_fitted_to_what_the_daemon_can_set() -> None:
+    host = HostFacts(can_lower_oom_score_adj=False, oom_score_adj=100, rlimits_hard={"RLIMIT_NOFILE": 50})
+    wanted = {"args": ["x"], "oomScoreAdj": -999, "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 60, "hard": 70}]}
+
+    assert fitted(wanted, host) == {
+        "args": ["x"], "oomScoreAdj": 100, "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 50, "hard": 50}]
+    }  # fmt: skip
+    assert fitted({"args": ["x"]}, host) == {"args": ["x"]}
