@@ -62,6 +62,8 @@ def host_ports(pod_id: str, addresses: Iterable[str], mappings: Iterable[PortMap
             host = ipaddress.ip_address(mapping.host_ip) if mapping.host_ip else None
         except ValueError:
             raise InvalidRequest(f"host address {mapping.host_ip!r} of a port mapping is no IP address") from None
+        if "%" in mapping.host_ip:  # a zone may hold anything, and what is written here is read as a rule
+            raise InvalidRequest(f"host address {mapping.host_ip!r} of a port mapping has a zone: wanted none")
         found += [
             HostPort(
                 pod_id=pod_id,

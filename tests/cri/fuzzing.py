@@ -85,7 +85,7 @@ CGROUPS: Final = (
     "a--b.slice",
     "/a.slice/b",
 )
-HOSTS: Final = ("127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0", "localhost", "256.1.1.1", "::", "0.0.0.0")
+HOSTS: Final = ("127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0", "localhost", "256.1.1.1", "::", "fe80::1%a; b")
 PROFILES: Final = ("runtime/default", "unconfined", "localhost/x", "localhost/", "/var/lib/kubelet/seccomp/x.json")
 CPUS: Final = ("0", "0-1", "0,1-2", "a", "1-0", "-", "99999999999")
 UNLOOKED_AT: Final = ("windows", "sandbox_config")  # large, and not what a request is about
