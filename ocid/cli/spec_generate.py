@@ -27,7 +27,7 @@ def spec_of(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InvalidRequest: they are malformed, or what they make is no valid config.json.
     """
-    spec: dict[str, Any] = msgspec.to_builtins(generate(options(args), template(args.template)))
+    spec: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(generate(options(args), template(args.template))))
     faults = validate(spec)
     if faults:
         others = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""

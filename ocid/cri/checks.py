@@ -6,6 +6,7 @@ Source: Linux limits.h, path_resolution(7); CRI v1.
 from __future__ import annotations
 
 import ipaddress
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
@@ -20,6 +21,8 @@ ID_BYTES_MAX: Final = 256  # ours are 64; a caller may try a name
 IMAGE_BYTES_MAX: Final = 4096  # the longest reference registries take is 255 + 128 + 72
 METADATA_BYTES_MAX: Final = 1024 * 1024  # labels or annotations; Kubernetes stops at 256 KiB of annotations
 SHOWN_MAX: Final = 100  # characters of a value in a message
+
+_ZONE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ, without what shells and rules might take for more
 
 
 class _ImageSpec(Protocol):
@@ -75,12 +78,15 @@ def secret(value: str, field: str, limit: int) -> None:
         raise InvalidRequest(f"{field} holds a control character")
 
 
-def ip_address(value: str, field: str) -> None:
-    """*value* must be an IPv4 or IPv6 address; the latter may have a zone."""
+def ip_address(value: str, field: str, *, zone: bool = False) -> None:
+    """*value* must be an IPv4 or IPv6 address, the latter with a zone, an interface's name, only if *zone* is set."""
+    address, percent, interface = value.partition("%")
     try:
-        ipaddress.ip_address(value)
+        ipaddress.ip_address(address)
     except ValueError:
         raise InvalidRequest(f"{field} is {value[:SHOWN_MAX]!r}, wanted an IP address") from None
+    if percent and not (zone and ":" in address and _ZONE.fullmatch(interface)):
+        raise InvalidRequest(f"{field} is {value[:SHOWN_MAX]!r}, wanted an IP address without a zone")
 
 
 def labels(pairs: Mapping[str, str], field: str) -> None:

@@ -135,5 +135,10 @@ def _envs(envs: Sequence[pb.KeyValue], where: str) -> None:
             raise InvalidRequest(f"{where}[{index}].key is {variable.key[:100]!r}, wanted a name without '='")
         if b"\0" in variable.value:
             raise InvalidRequest(f"{where}[{index}].value of {variable.key[:100]!r} holds a NUL byte")
+        try:
+            variable.value.decode()
+        except UnicodeDecodeError:
+            at = f"{where}[{index}].value of {variable.key[:100]!r}"
+            raise InvalidRequest(f"{at} is not UTF-8, which an OCI spec cannot hold") from None
         size = len(variable.key.encode()) + len(variable.value) + 1
         checks.within(size, f"size of {where}[{index}] in bytes", 0, ARGUMENT_BYTES_MAX)

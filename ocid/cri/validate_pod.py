@@ -19,6 +19,7 @@ NAMESPACE_BYTES_MAX: Final = 128  # Kubernetes stops at 63; leaves room for othe
 UID_BYTES_MAX: Final = 128  # Kubernetes' are 36
 HOSTNAME_BYTES_MAX: Final = 64  # HOST_NAME_MAX, sethostname(2)
 CGROUP_BYTES_MAX: Final = 512  # the kubelet's are below 120
+DNS_BYTES_MAX: Final = 2048  # of one search or option; the kubelet's searches are no longer all together
 PORTS_MAX: Final = 4096  # an nftables rule each
 SYSCTLS_MAX: Final = 256
 SYSCTL_BYTES_MAX: Final = 4096  # of a value: a page, which is what the kernel takes
@@ -51,7 +52,10 @@ def pod_config(config: pb.PodSandboxConfig, where: str) -> None:
 
 def _dns(dns: pb.DNSConfig, where: str) -> None:
     for index, server in enumerate(dns.servers):
-        checks.ip_address(server, f"{where}.servers[{index}]")
+        checks.ip_address(server, f"{where}.servers[{index}]", zone=True)
+    for field in ("searches", "options"):
+        for index, text in enumerate(getattr(dns, field)):
+            checks.line(text, f"{where}.{field}[{index}]", DNS_BYTES_MAX)
     resolv_conf(translate.dns_config(dns), "")
 
 

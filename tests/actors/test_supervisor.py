@@ -138,6 +138,28 @@ async def test_a_crash_of_the_loop_answers_the_command_it_crashed_on(
     assert ledger.facts() == [Hung()]
 
 
+async def test_an_actor_that_crashes_before_its_first_fact_is_gone(
+    dimmer: Dimmer, ledger: Ledger, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing came of what it was made for; whoever waits for more is told, and its key is free."""
+
+    async def broken(*arguments: Any) -> None:
+        raise AssertionError("a bug of ours")
+
+    monkeypatch.setattr(ledger, "append", broken)
+    async with lamps(dimmer, ledger) as made:
+        actor = made.kind.create("1", "key")
+        late = [actor.tell(Hang()), actor.tell(Hang())]
+        with trio.fail_after(60), pytest.raises(Unavailable, match="is gone"):
+            await actor.until(lambda lamp: lamp.hung)
+
+        assert all(isinstance(ask.error, Unavailable) for ask in late)
+        await trio.testing.wait_all_tasks_blocked()
+        assert made.kind.joined("key") is None
+        assert made.kind.find("1") is None
+    assert ledger.facts() == []
+
+
 async def test_an_actor_cut_short_in_an_append_knows_its_version_again(
     dimmer: Dimmer, ledger: Ledger, autojump_clock: MockClock
 ) -> None:

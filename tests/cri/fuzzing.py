@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
@@ -23,6 +23,9 @@ from tests.cri.daemon import IMAGE, container_config, pod_config
 SPOILT_MAX: Final = 4  # fields of a good request
 FIELDS_MAX: Final = 4  # of each message of a request that is noise
 DEPTH_MAX: Final = 5
+PATIENCE_S: Final = 100.0  # of a client, on virtual time
+IMPATIENT_S: Final = (0.001, 0.02, 0.05, 0.1, 0.3)  # effects of the fakes take 0.01 s a step
+TOGETHER_MAX: Final = 6  # requests that are on their way at once
 MANY: Final = 5000  # entries of a list that is too long
 
 METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
@@ -82,7 +85,7 @@ CGROUPS: Final = (
     "a--b.slice",
     "/a.slice/b",
 )
-HOSTS: Final = ("127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0", "localhost", "256.1.1.1", "::", "0.0.0.0")
+HOSTS: Final = ("127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0", "localhost", "256.1.1.1", "::", "fe80::1%a; b")
 PROFILES: Final = ("runtime/default", "unconfined", "localhost/x", "localhost/", "/var/lib/kubelet/seccomp/x.json")
 CPUS: Final = ("0", "0-1", "0,1-2", "a", "1-0", "-", "99999999999")
 UNLOOKED_AT: Final = ("windows", "sandbox_config")  # large, and not what a request is about
@@ -116,10 +119,11 @@ WORDS_OF_PROGRAMS: Final = ("run", "code", "term", "stuck", "noexec", "oom")  # 
 
 @dataclass(frozen=True)
 class Request:
-    """One call: the method's name, and its message with markers."""
+    """One call: the method, its message with markers, and how long its caller waits for the answer."""
 
     method: MethodDescriptor
     message: Message
+    patience_s: float = PATIENCE_S
 
 
 @functools.cache
@@ -129,12 +133,20 @@ def requests(method: MethodDescriptor) -> st.SearchStrategy[Request]:
     return st.integers(0, 9).flatmap(lambda dice: noise if dice == 0 else spoilt).map(lambda one: Request(method, one))
 
 
-def sequences(length: int) -> st.SearchStrategy[list[Request]]:
-    """What a client sends one after the other; those that make something come more often, those not served rarely."""
+def sequences(length: int) -> st.SearchStrategy[list[list[Request]]]:
+    """What clients send: some at once, then some more.
+
+    Those that make something come more often, those that are not served rarely. A few callers do not wait long.
+    """
     served = [one for one in METHODS if one.name in {*server.READS, *server.CHANGES, *server.FOLLOWS}]
     makers = [one for one in METHODS if one.name in MAKERS]
     method = st.sampled_from([*METHODS, *served * 3, *makers * 9])
-    return st.lists(method.flatmap(requests), min_size=length // 2, max_size=length)
+    request = st.builds(replace, method.flatmap(requests), patience_s=_patience())
+    return st.lists(st.lists(request, min_size=1, max_size=TOGETHER_MAX), min_size=length // 4, max_size=length // 2)
+
+
+def _patience() -> st.SearchStrategy[float]:
+    return st.integers(0, 9).flatmap(lambda dice: st.sampled_from(IMPATIENT_S) if dice == 0 else st.just(PATIENCE_S))
 
 
 def good(method: MethodDescriptor) -> Message:

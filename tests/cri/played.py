@@ -18,8 +18,8 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import node as node_events
 from tests.cri import fuzzing
 from tests.cri.daemon import Client, Daemon, running
+from tests.cri.fuzzing import PATIENCE_S
 
-PATIENCE_S = 100.0  # of the client, on virtual time
 FOLLOWED_S = 1.0  # how long a stream is read
 SHOWN_MAX = 1500
 FORBIDDEN = (Status.UNKNOWN, Status.INTERNAL)
@@ -42,6 +42,7 @@ class Session:
     async def prepare(self) -> None:
         """Have an image, a pod, and a container of each state."""
         daemon, ids = self.daemon, self.ids
+        daemon.facade.measured = True
         built = await daemon.pull()
         daemon.node.shelf.put("registry.test/other:2", "base", "other")
         ids["@image"], ids["@image-short"] = built.image_id, built.image_id[7:19]
@@ -56,11 +57,13 @@ class Session:
         """Send one request and judge its answer."""
         name, message = request.method.name, fuzzing.resolved(request.message, self.ids)
         try:
-            reply = await self.call(request.method, message)
+            reply = await self.call(request.method, message, request.patience_s)
         except GRPCError as error:
             self.answers[name, error.status.name] += 1
             if _is_bug(name, error):
                 self.fault(f"{name}: {error.status.name}: {error.message}", message)
+        except TimeoutError:
+            self.answers[name, "gone"] += 1  # the client's own deadline, before anything was sent
         except StreamTerminatedError as error:
             self.answers[name, "broken"] += 1
             self.fault(f"{name}: the stream broke: {error}", message)
@@ -71,11 +74,11 @@ class Session:
             elif isinstance(reply, pb.CreateContainerResponse):
                 self.ids["@new-container"] = reply.container_id
 
-    async def call(self, method: Any, message: Any) -> Any:
+    async def call(self, method: Any, message: Any, patience_s: float = PATIENCE_S) -> Any:
         call = getattr(self.client or self.daemon.client, method.name)
         if not method.server_streaming:
-            return await call(message, PATIENCE_S)
-        async with trio_asyncio.aio_as_trio(call.open(timeout=PATIENCE_S)) as stream:
+            return await call(message, patience_s)
+        async with trio_asyncio.aio_as_trio(call.open(timeout=patience_s)) as stream:
             await trio_asyncio.aio_as_trio(stream.send_message)(message, end=True)
             with trio.move_on_after(FOLLOWED_S) as scope:
                 while await trio_asyncio.aio_as_trio(stream.recv_message)() is not None:
@@ -122,8 +125,10 @@ def _is_bug(name: str, error: GRPCError) -> bool:
     return error.status in FORBIDDEN and not (name == "PullImage" and message.startswith(PULL_PREFIXES))
 
 
-def play(directory: Path, requests: Iterable[fuzzing.Request], *, restart: bool, answers: Answers) -> list[str]:
-    """Send *requests* to a new daemon; return what was wrong with its answers."""
+def play(
+    directory: Path, requests: Iterable[Iterable[fuzzing.Request]], *, restart: bool, answers: Answers
+) -> list[str]:
+    """Send *requests* to a new daemon, those of one group at once; return what was wrong with its answers."""
     sessions: list[Session] = []
 
     async def main() -> None:
@@ -131,8 +136,10 @@ def play(directory: Path, requests: Iterable[fuzzing.Request], *, restart: bool,
             session = Session(daemon, answers)
             sessions.append(session)
             await session.prepare()
-            for request in requests:
-                await session.send(request)
+            for group in requests:
+                async with trio.open_nursery() as nursery:
+                    for request in group:
+                        nursery.start_soon(session.send, request)
             await session.finish(restart=restart)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))

@@ -52,7 +52,7 @@ def test_no_sequence_of_requests_is_answered_as_a_bug(tmp_path: Path, answers: A
     found: dict[str, str] = {}
     began = time.monotonic()
 
-    def attempt(sent: list[fuzzing.Request], restart: bool) -> None:
+    def attempt(sent: list[list[fuzzing.Request]], restart: bool) -> None:
         if SECONDS and time.monotonic() - began > SECONDS:
             return
         faults = play(tmp_path, sent, restart=restart, answers=answers)
@@ -86,7 +86,7 @@ def test_no_value_of_any_field_is_answered_as_a_bug(tmp_path: Path, answers: Ans
     sent = [one for method in fuzzing.METHODS for one in fuzzing.sweep(method, VALUES)]
     found: dict[str, str] = {}
     for first in range(0, len(sent), SWEPT):
-        faults = play(tmp_path, sent[first : first + SWEPT], restart=False, answers=answers)
+        faults = play(tmp_path, ([one] for one in sent[first : first + SWEPT]), restart=False, answers=answers)
         found.update({kind_of(fault): fault for fault in faults})
 
     assert not found, "\n".join(found.values())

@@ -11,7 +11,7 @@ from grpclib.const import Status
 
 import ocid
 from ocid import errors
-from ocid.cri.status import STATUS_OF, to_grpc
+from ocid.cri.status import MESSAGE_BYTES_MAX, STATUS_OF, shortened, to_grpc
 from ocid.errors import OcidError
 
 
@@ -44,6 +44,16 @@ def test_the_message_of_an_error_is_what_the_caller_reads(kind: type[OcidError])
     error = to_grpc(errors.revive(kind.__name__, "disk 'sda' is full, not empty"))
 
     assert (error.status, error.message) == (STATUS_OF[kind], "disk 'sda' is full, not empty")
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "☃" * 50_000, "a" * MESSAGE_BYTES_MAX + "b"])
+def test_a_message_that_no_header_holds_loses_its_middle(text: str) -> None:
+    message = to_grpc(errors.InvalidRequest(f"begin {text} end")).message or ""
+
+    assert len(message.encode()) <= MESSAGE_BYTES_MAX + 10
+    assert message.startswith("begin ")
+    assert message.endswith(" end")
+    assert shortened("short") == "short"
 
 
 def test_what_the_kubelet_looks_for() -> None:

@@ -11,6 +11,8 @@ from google.protobuf.message import Message
 from ocid.cri import translate
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain import configs as c
+from ocid.domain.image_config import ImageConfig
+from ocid.domain.spec import signals
 from ocid.domain.spec.signals import signal_number
 from ocid.domain.spec.users import ProcessUser
 from ocid.errors import InvalidRequest
@@ -136,6 +138,22 @@ def test_every_cri_signal_has_a_number_and_comes_back(number: int) -> None:
     assert translate.signal_to_pb(name) == number
     if name:
         assert 1 <= signal_number(name) <= 64
+
+
+@pytest.mark.parametrize("number", [one for one in range(1, 65) if one not in (32, 33)])
+def test_every_signal_of_linux_has_a_name_that_cri_has(number: int) -> None:
+    """An image may name a signal by its number, and ContainerStatus tells it by CRI's name."""
+    name = signals.signal_name(number)
+
+    assert signal_number(name) == number
+    assert translate.signal_name(translate.signal_to_pb(name)) == name
+
+
+@pytest.mark.parametrize("number", ["32", "33"])
+def test_signals_of_the_c_library_have_no_name_and_count_as_none(number: str) -> None:
+    with pytest.raises(InvalidRequest):
+        signal_number(number)
+    assert signals.stop_signal(c.ContainerConfig(), ImageConfig(stop_signal=number)) == signals.SIGTERM
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ocid.domain.spec import template as templates
 from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.capabilities import DEFAULT_CAPABILITIES
 from ocid.domain.spec.inputs import ExtraMount, NamespacePaths, SpecInputs, SpecPolicy
-from ocid.domain.spec.options import HOST, SpecOptions
+from ocid.domain.spec.options import HOST, Hook, SpecOptions
 from ocid.errors import InvalidRequest
 
 ROOTFS: Final = "rootfs"  # beside the config.json, as the specification's own examples have it
@@ -174,7 +174,7 @@ def _finished(built: dict[str, object], options: SpecOptions) -> dict[str, Any]:
     if options.annotations:
         spec["annotations"] = dict(options.annotations)
     if options.hooks:
-        spec["hooks"] = {kind: [msgspec.to_builtins(one) for one in hooks] for kind, hooks in options.hooks.items()}
+        spec["hooks"] = {kind: [_hook(one) for one in hooks] for kind, hooks in options.hooks.items()}
     return spec
 
 
@@ -187,6 +187,10 @@ def _namespaces(listed: list[dict[str, str]], given: dict[str, str]) -> list[dic
         else:
             found[kind] = wanted
     return [{"type": kind, "path": path} if path else {"type": kind} for kind, path in found.items()]
+
+
+def _hook(hook: Hook) -> dict[str, Any]:
+    return {"path": hook.path, "args": list(hook.args)} if hook.args else {"path": hook.path}
 
 
 def _root_propagation(mounts: tuple[ExtraMount, ...]) -> str:

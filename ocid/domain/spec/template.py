@@ -59,11 +59,10 @@ def _process(process: Spec, built: Spec, options: SpecOptions) -> None:
     _take(process, built, given)
     if options.groups and not given["user"]:
         _object(process, "user")["additionalGids"] = list(options.groups)
-    _by(_array(process, "env"), list(options.env), lambda line: str(line).partition("=")[0])
-    _by(_array(process, "rlimits"), built.get("rlimits", []), lambda one: one["type"])
-    for name in ("env", "rlimits"):
-        if not process[name]:
-            del process[name]
+    if options.env:
+        _by(_array(process, "env"), list(options.env), lambda line: str(line).partition("=")[0])
+    if options.rlimits:
+        _by(_array(process, "rlimits"), built["rlimits"], lambda one: one["type"])
 
 
 def _root(spec: Spec, built: Spec, options: SpecOptions) -> None:
