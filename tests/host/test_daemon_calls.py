@@ -168,17 +168,11 @@ def test_what_is_absent(kubelet: Kubelet) -> None:
 @pytest.mark.parametrize(
     "rpc",
     [
-        "ContainerStats",
-        "ListContainerStats",
-        "PodSandboxStats",
-        "ListPodSandboxStats",
         "Exec",
         "Attach",
         "PortForward",
         "UpdateContainerResources",
         "CheckpointContainer",
-        "ListMetricDescriptors",
-        "ListPodSandboxMetrics",
         "UpdateRuntimeConfig",
         "UpdatePodSandboxResources",
     ],
