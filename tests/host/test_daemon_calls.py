@@ -166,27 +166,6 @@ def test_what_is_absent(kubelet: Kubelet) -> None:
         assert NOBODY in (error.value.message or ""), rpc
 
 
-@pytest.mark.parametrize(
-    "rpc",
-    [
-        "ContainerStats",
-        "ListContainerStats",
-        "PodSandboxStats",
-        "ListPodSandboxStats",
-        "UpdateContainerResources",
-        "CheckpointContainer",
-        "ListMetricDescriptors",
-        "ListPodSandboxMetrics",
-        "UpdateRuntimeConfig",
-        "UpdatePodSandboxResources",
-    ],
-)
-def test_what_is_not_built(kubelet: Kubelet, rpc: str) -> None:
-    with pytest.raises(GRPCError) as error:
-        kubelet.call(rpc)
-    assert refused(error) == (Status.UNIMPLEMENTED, f"{rpc} is not implemented")
-
-
 def test_lists_and_their_filters(kubelet: Kubelet) -> None:
     pods = [kubelet.run_pod(labels={"n": str(n), "all": "yes"}) for n in range(3)]
     running = kubelet.start(pods[0], "sleep", "1000", name="a", labels={"n": "0"})
