@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ocid.domain.configs import ContainerConfig, ContainerMetadata
+from ocid.domain.configs import ContainerConfig, ContainerMetadata, LinuxContainerConfig, LinuxResources
 from ocid.domain.container import Container
 from ocid.events import container
 from ocid.ids import PodId, digest_of
@@ -65,3 +65,25 @@ def test_what_cri_lists() -> None:
     assert not is_listed(Container())
     assert not is_listed(Container(prepare_failed=failed))
     assert not is_listed(Container(prepared=P, prepare_failed=failed))
+
+
+def test_a_config_has_the_limits_that_are_in_force() -> None:
+    declared = ContainerConfig(linux=LinuxContainerConfig(resources=LinuxResources(cpu_shares=1)))
+    first, second = LinuxResources(cpu_shares=2), LinuxResources(cpu_shares=3, cpuset_cpus="0")
+    config, *limits = (msgspec.json.encode(one) for one in (declared, first, second))
+    log = Log([config, *limits])
+    shares = []
+    log.add("container/c1", container_declared(config=digest_of(config)), P)
+    shares.append(log.view.containers.config("c1").linux.resources)
+    for number, document in enumerate(limits):
+        update_id = str(number)
+        log.add("container/c1", container.UpdateRequested(update_id=update_id, change=EMPTY))
+        shares.append(log.view.containers.config("c1").linux.resources)
+        log.add("container/c1", container.Updated(update_id=update_id, limits=digest_of(document)))
+    log.add("container/c1", container.UpdateRequested(update_id="9", change=EMPTY))
+    log.add("container/c1", container.UpdateRefused(update_id="9", error="EffectFailed", message="no"))
+    shares.append(log.view.containers.config("c1").linux.resources)
+
+    assert shares == [declared.linux.resources, declared.linux.resources, first, second]
+    assert log.folded().containers.config("c1") == log.restored().containers.config("c1")
+    assert log.restored().containers.config("c1").linux.resources == second

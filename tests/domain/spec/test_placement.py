@@ -9,6 +9,7 @@ import pytest
 from ocid.domain import configs as c
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.resolv import resolv_conf
+from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path, container_path, directory_of, slice_name, slice_path
 from ocid.domain.spec.inputs import ExtraMount, HostFacts
 from ocid.domain.spec.mounts import container_mounts, rootfs_propagation
@@ -118,6 +119,37 @@ def test_an_update_changes_only_what_it_names() -> None:
         cpuset_cpus="0",
         hugepage_limits=(c.HugepageLimit(page_size="2MB"),),
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "after"),
+    [
+        ((5, 5), (9, 0), (9, 9)),  # swap was forbidden, and stays so
+        ((5, 5), (0, 0), (5, 5)),
+        ((5, 8), (7, 0), (7, 8)),
+        ((5, 0), (9, 0), (9, 0)),
+        ((5, 5), (9, 12), (9, 12)),
+        ((5, 5), (-1, 0), (-1, -1)),
+    ],
+)
+def test_forbidden_swap_follows_the_memory_limit(
+    before: tuple[int, int], change: tuple[int, int], after: tuple[int, int]
+) -> None:
+    def limits(pair: tuple[int, int]) -> c.LinuxResources:
+        return c.LinuxResources(memory_limit_in_bytes=pair[0], memory_swap_limit_in_bytes=pair[1])
+
+    assert merged(limits(before), limits(change)) == limits(after)
+
+
+def test_no_quota_is_left_out_of_a_new_container() -> None:
+    """A new cgroup has none, and one OCI runtime cannot write it."""
+    spec = build_container_spec(
+        inputs(container={"command": ("x",)}, resources=c.LinuxResources(cpu_quota=-1, cpu_period=50_000))
+    )
+    linux = spec["linux"]
+    assert isinstance(linux, dict)
+
+    assert linux["resources"]["cpu"] == {"period": 50_000}
 
 
 @pytest.mark.parametrize(
