@@ -24,6 +24,7 @@ from tests.fakes.clients import FakeClient
 from tests.host.support import World, container_order, exec_id, oci_spec
 
 REPOSITORY = Path(__file__).parents[2]
+START_S = 0.2  # no daemon is up sooner; a runtime that was just forked has a name of its own by then
 MOMENTS_S = (0.0, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05)
 SCRIPT = "echo began; (sleep 300; true) & sh -c 'sleep 301; true' & sleep 302"
 DAEMON = """
@@ -150,6 +151,7 @@ async def test_a_daemon_killed_while_it_launches_a_command(
             await trio.sleep(moment_s + random.uniform(0, 0.003))
         finally:
             kill(daemon)
+        await trio.sleep(START_S)
         await world.runtime.abandon_exec(order, name)
         assert await gone(world, order), (moment_s, commands(world, order))
     assert processes.alive(init)
