@@ -66,9 +66,12 @@ def write_as_root(directory: str, sysctls: Mapping[str, str]) -> None:
     into = [f"--user={directory}/user", f"--ipc={directory}/ipc", "--setuid=0", "--setgid=0", "--"]
     for name, value in sysctls.items():
         words = [find_tool("nsenter"), *into, find_tool("tee"), f"/proc/sys/{path_of(name)}"]
-        done = subprocess.run(
-            words, input=value.encode(), capture_output=True, env=tool_environment(), timeout=SPEAK_S, check=False
-        )
+        try:
+            done = subprocess.run(
+                words, input=value.encode(), capture_output=True, env=tool_environment(), timeout=SPEAK_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise EffectFailed(f"sysctl {name!r} = {value[:100]!r}: no answer in {SPEAK_S:g} s") from error
         if done.returncode != 0:
             raise EffectFailed(f"sysctl {name!r} = {value[:100]!r}: {tail(done.stderr).rpartition(': ')[2]}")
 
