@@ -93,13 +93,13 @@ class Table:
             device = next((port.device for port in ports if port.device), "")
             if device and _DEVICE.fullmatch(device) is None:
                 raise EffectFailed(f"interface name {device!r} does not do in an nftables table; rename the interface")
-            await self._run(
+            guarded = tuple(dict.fromkeys([*known.devices, *filter(None, [device])]))
+            await self._change(
                 hostports.elements(self.name, "delete", before, rest.values())
                 + hostports.devices(self.name, "add", filter(None, [device]))
-                + hostports.elements(self.name, "add", ports)
+                + hostports.elements(self.name, "add", ports),
+                Held(ports={**rest, **{port.key: port for port in ports}}, devices=guarded),
             )
-            guarded = tuple(dict.fromkeys([*known.devices, *filter(None, [device])]))
-            self._held = Held(ports={**rest, **{port.key: port for port in ports}}, devices=guarded)
         await _forget_flows((*before, *ports))
 
     async def remove(self, pod_id: str) -> None:
@@ -110,13 +110,12 @@ class Table:
             if not gone:
                 return
             guarded = _present(known.devices)
+            held = Held(ports=rest, devices=guarded)
             if self.exists():
                 stray = [device for device in known.devices if device not in guarded]
-                await self._run(
-                    hostports.elements(self.name, "delete", gone, rest.values())
-                    + hostports.devices(self.name, "delete", stray)
-                )
-            self._held = Held(ports=rest, devices=guarded)
+                text = hostports.elements(self.name, "delete", gone, rest.values())
+                await self._change(text + hostports.devices(self.name, "delete", stray), held)
+            self._held = held
         await _forget_flows(gone)
 
     async def uninstall(self) -> None:
@@ -124,6 +123,14 @@ class Table:
         async with self._changing:
             await self._run(f"add table inet {self.name}\ndelete table inet {self.name}\n")
             self._held, self._written = Held(), False
+
+    async def _change(self, text: str, held: Held) -> None:
+        """Bring the table to *held* by a few elements; as a whole where somebody's hand was in it."""
+        try:
+            await self._run(text)
+            self._held = held
+        except EffectFailed:
+            await self._write(held)
 
     async def _write(self, held: Held) -> None:
         await self._run(hostports.ruleset(self.name, self._bridge, self._subnets, held))

@@ -201,6 +201,8 @@ def listed(document: Mapping[str, Any], bridge: str) -> Held:
         if not str(held.get("name", "")).startswith("ports"):
             continue
         for key, value in held.get("elem", []):
+            if "elem" not in key or "comment" not in key["elem"]:
+                continue
             *host, protocol, number = key["elem"]["val"]["concat"]
             address, container_port = value["concat"]
             pod_id, *way = key["elem"]["comment"].split(" ")

@@ -170,5 +170,11 @@ def test_what_is_listed_is_what_was_added(ports: list[HostPort]):
     assert hostports.listed({"nftables": items}, "ocid0") == known
 
 
+def test_elements_that_are_not_ours_are_passed_over():
+    key, value = {"concat": ["tcp", 9]}, {"concat": ["10.1.1.1", 9]}
+    foreign = [[key, value], [{"elem": {"val": key, "counter": {}}}, value]]
+    assert hostports.listed({"nftables": [{"map": {"name": "ports4", "elem": foreign}}]}, "ocid0") == Held()
+
+
 def test_nothing_listed_is_nothing_held():
     assert hostports.listed({}, "ocid0") == Held()

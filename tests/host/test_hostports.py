@@ -147,6 +147,28 @@ async def test_a_daemon_that_could_not_reconcile_reads_back_what_it_had(node: No
     assert one.pod_id not in sh(TABLE)
 
 
+@in_node
+async def test_a_table_that_somebody_changed_is_written_anew(node: Node):
+    network = bridges(node)
+    one = node.order("one", FIRST, port_mappings=(port(8080),))
+    two = node.order("two", SECOND, port_mappings=(port(9090),))
+    await network.attach(one)
+    for name in ("tcp_ports", "ports4", "ports6"):
+        kind = "map" if name.startswith("ports") else "set"
+        sh(f"nft flush {kind} inet ocid_ocidt0 {name}")
+
+    await network.attach(two)
+    await network.detach(one, None)
+
+    with node.listen(two.netns, 80) as server:
+        assert node.reaches(node.outside, NODE_ADDRESSES[0], server, 9090)
+    sh("nft add element inet ocid_ocidt0 ports4 { tcp . 7070 : 10.222.0.9 . 1 }")
+    three = node.order("three", ("10.222.0.4/16",), port_mappings=(port(7070),))
+    await network.attach(three)
+    with node.listen(three.netns, 80) as server:
+        assert node.reaches(node.outside, NODE_ADDRESSES[0], server, 7070)
+
+
 # --- of every kind ---------------------------------------------------------------------------------------------------
 
 
