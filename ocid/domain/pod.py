@@ -267,9 +267,7 @@ def _decide_failed(state: Pod, note: NoteFailed) -> tuple[PodEvent, ...]:
     return (failed, *_wanting_removal(state))
 
 
-def _decide_made(
-    state: Pod, note: NotePrepared | NoteAttached | NotePaused | NoteAnnounced
-) -> tuple[PodEvent, ...]:
+def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused | NoteAnnounced) -> tuple[PodEvent, ...]:
     made: PodEvent
     match note:
         case NotePrepared():
