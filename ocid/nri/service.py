@@ -243,7 +243,10 @@ class NriPlugins:
         config = read_config(self.settings.config_dir, plugin.index, plugin.base)
         await plugin.configure(config, __version__, self.settings.registration_s)
         async with self._relay:
-            updates = await plugin.synchronize(self._inventory(node))
+            with trio.move_on_after(self.settings.registration_s) as limit:  # everybody else waits meanwhile
+                updates = await plugin.synchronize(self._inventory(node))
+            if limit.cancelled_caught:
+                raise Lost(f"it did not take what lives in {self.settings.registration_s:g} s")
             self._plugins.append(plugin)
             self._plugins.sort(key=lambda one: one.index)  # stable: of equals, the first to come is asked first
         log.info("plugin %s (NRI %s) listens", plugin.name, plugin.version or "of unknown version")

@@ -278,6 +278,22 @@ async def test_a_large_node_is_told_in_parts(autojump_clock: object) -> None:
         assert stage.node.log == [("joined", "10-one")]
 
 
+async def test_one_that_takes_parts_too_slowly_holds_nobody_up_for_long(autojump_clock: object) -> None:
+    async def slowly(request: Any) -> pb.SynchronizeResponse:
+        await trio.sleep(1.5)
+        return pb.SynchronizeResponse(more=request.more)
+
+    many = tuple(msgspec.structs.replace(CONTAINER, labels={"big": "x" * 900_000}) for _ in range(9))
+    async with staged() as stage:
+        stage.node.living = Inventory(containers=many)
+        began = trio.current_time()
+        await stage.enter(TestPlugin("one", Synchronize=slowly))
+
+        assert trio.current_time() - began == pytest.approx(5)
+        assert stage.node.log == []
+        assert (await stage.plugins.adjust(POD, CONTAINER)).changes == ()
+
+
 async def test_one_that_cannot_take_parts_is_turned_away(autojump_clock: object) -> None:
     many = tuple(msgspec.structs.replace(CONTAINER, labels={"big": "x" * 900_000}) for _ in range(3))
     async with staged() as stage:
