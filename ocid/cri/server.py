@@ -17,7 +17,7 @@ from grpclib.config import Configuration
 from grpclib.const import Handler
 from grpclib.server import Server
 
-from ocid.cri import bridge
+from ocid.cri import bridge, deadline
 from ocid.cri.container_create import create_container
 from ocid.cri.container_list import list_containers
 from ocid.cri.container_log import reopen_container_log
@@ -156,6 +156,7 @@ async def serve(
     facade: Facade, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the CRI until cancelled. Runs under an open asyncio loop; the caller's tasks are Trio's."""
+    deadline.install()
     server = Server(services(facade), codec=Codec(), config=configuration())
     await trio_asyncio.aio_as_trio(server.start)(sock=listener)
     try:
