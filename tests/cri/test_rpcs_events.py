@@ -15,6 +15,7 @@ from grpclib.exceptions import StreamTerminatedError
 from h2.exceptions import StreamClosedError
 
 from ocid.cri import bridge, subscribers
+from ocid.cri.encoded import Codec
 from ocid.cri.events_rpc import get_container_events
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import container, pod
@@ -150,9 +151,10 @@ class Gate:
     def __init__(self, daemon: Daemon) -> None:
         self.subscribers_at_metadata = -1
         self._daemon = daemon
+        self._stream, self._codec, self._recv_type = self, Codec(), pb.GetEventsRequest
 
-    async def recv_message(self) -> pb.GetEventsRequest:
-        return pb.GetEventsRequest()
+    async def recv_data(self, size: int) -> bytes:
+        return bytes(size)  # an empty message
 
     async def send_initial_metadata(self) -> None:
         self.subscribers_at_metadata = len(self._daemon.facade.subscribers._channels)
