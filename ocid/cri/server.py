@@ -16,7 +16,7 @@ import trio_asyncio
 from grpclib.config import Configuration
 from grpclib.const import Handler
 
-from ocid.cri import bridge
+from ocid.cri import bridge, deadline
 from ocid.cri.attach import attach
 from ocid.cri.container_checkpoint import checkpoint_container
 from ocid.cri.container_create import create_container
@@ -206,6 +206,7 @@ async def serve(
     facade: Facade, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the CRI until cancelled. Runs under an open asyncio loop; the caller's tasks are Trio's."""
+    deadline.install()
     server = InlineServer(services(facade), answers(facade), codec=CODEC, config=configuration())
     await trio_asyncio.aio_as_trio(server.start)(sock=listener)
     try:

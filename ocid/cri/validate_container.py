@@ -28,7 +28,6 @@ _CDI: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*
 
 def container_config(config: pb.ContainerConfig, where: str) -> None:
     """All of a container's configuration; *where* is its path in the request, with a dot at the end."""
-    checks.within(config.ByteSize(), f"size of {where.rstrip('.')} in bytes", 0, CONFIG_BYTES_MAX)
     checks.present(config, "metadata", where)
     checks.name(config.metadata.name, f"{where}metadata.name", CONTAINER_NAME_BYTES_MAX)
     checks.present(config, "image", where)
@@ -47,6 +46,7 @@ def container_config(config: pb.ContainerConfig, where: str) -> None:
     if config.linux.HasField("resources"):
         linux_resources(config.linux.resources, f"{where}linux.resources.")
     container_security(config.linux.security_context, f"{where}linux.security_context.")
+    checks.within(config.ByteSize(), f"size of {where.rstrip('.')} in bytes", 0, CONFIG_BYTES_MAX)
 
 
 def arguments(words: Sequence[str], field: str) -> None:

@@ -27,7 +27,9 @@ def container_security(security: pb.LinuxContainerSecurityContext, where: str) -
     options = security.namespace_options
     namespace_options(options, f"{where}namespace_options.")
     if options.pid == pb.TARGET:
-        checks.filled(options.target_id, f"{where}namespace_options.target_id", checks.ID_BYTES_MAX)
+        if not options.target_id:
+            raise InvalidRequest(f"{where}namespace_options.pid is TARGET, wanted target_id beside it")
+        checks.short(options.target_id, f"{where}namespace_options.target_id", checks.ID_BYTES_MAX)
     ids(security, where)
     if security.HasField("run_as_group") and not (security.HasField("run_as_user") or security.run_as_username):
         raise InvalidRequest(f"{where}run_as_group is set, wanted run_as_user or run_as_username beside it")

@@ -20,6 +20,7 @@ from tests.cri import fuzzing
 from tests.cri.daemon import Client, Daemon, running
 from tests.cri.fuzzing import PATIENCE_S
 
+SETTLED_S = 600.0
 FOLLOWED_S = 1.0  # how long a stream is read
 SHOWN_MAX = 1500
 FORBIDDEN = (Status.UNKNOWN, Status.INTERNAL)
@@ -97,6 +98,7 @@ class Session:
         if restart:
             await self.daemon.restart()
         client = self.daemon.client
+        await trio.sleep(SETTLED_S)  # what callers did not wait for is done by then
         try:
             await client.Version(pb.VersionRequest(), PATIENCE_S)
             await client.Status(pb.StatusRequest(verbose=True), PATIENCE_S)
@@ -111,6 +113,7 @@ class Session:
                 await client.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=item.id), PATIENCE_S)
         except GRPCError as error:
             self.fault(f"afterwards: {error.status.name}: {error.message}")
+        await trio.sleep(SETTLED_S)
         if left := self.daemon.left():
             self.fault(f"afterwards there are {left}")
         for crash in self.daemon.log(node_events.ActorCrashed, node_events.ActorGaveUp):

@@ -11,11 +11,11 @@ import trio
 import trio_asyncio
 from grpclib.config import Configuration
 from grpclib.const import Status
-from grpclib.encoding.proto import ProtoCodec
 from grpclib.exceptions import StreamTerminatedError
 from h2.exceptions import StreamClosedError
 
 from ocid.cri import bridge, subscribers
+from ocid.cri.encoded import Codec
 from ocid.cri.events_rpc import get_container_events
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import container, pod
@@ -151,11 +151,10 @@ class Gate:
     def __init__(self, daemon: Daemon) -> None:
         self.subscribers_at_metadata = -1
         self._daemon = daemon
-        self._stream = self  # the parts of grpclib's stream that ocid.cri.receiving reads a request by
-        self._codec, self._recv_type = ProtoCodec(), pb.GetEventsRequest
+        self._stream, self._codec, self._recv_type = self, Codec(), pb.GetEventsRequest
 
     async def recv_data(self, size: int) -> bytes:
-        return bytes(size)  # of the prefix, then of an empty message
+        return bytes(size)  # an empty message
 
     async def send_initial_metadata(self) -> None:
         self.subscribers_at_metadata = len(self._daemon.facade.subscribers._channels)

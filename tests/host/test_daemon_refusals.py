@@ -133,7 +133,7 @@ def test_malformed_pods(daemon: Daemon, kubelet: Kubelet) -> None:
         ({"metadata__name": ""}, bad, "config.metadata.name is empty"),
         ({"metadata__uid": ""}, bad, "config.metadata.uid is empty"),
         ({"metadata__namespace": ""}, bad, "config.metadata.namespace is empty"),
-        ({"metadata__name": "x" * 5000}, bad, "config.metadata.name is 5000 bytes, the limit is 1024"),
+        ({"metadata__name": "x" * 5000}, bad, "config.metadata.name is 5000 bytes, the limit is 253"),
         ({"metadata__name": "a\0b"}, bad, "config.metadata.name holds a NUL byte"),
         ({"log_directory": "relative"}, bad, "config.log_directory is 'relative', wanted an absolute path"),
         ({"log_directory": "/a/../b"}, bad, "config.log_directory is '/a/../b'"),
