@@ -110,11 +110,11 @@ RUN = [
     ("AppArmor profile without a name", security("apparmor { profile_type: Localhost }"), INVALID, "is empty"),
     # sysctls and limits
     ("sysctl of the node", text("config { linux { sysctls { key: 'kernel.pid_max' value: '1' } } }"), INVALID,
-     "which is the whole node's"),
+     "is the whole host's"),
     ("sysctl that is a path", text("config { linux { sysctls { key: '../../etc/x' value: '1' } } }"), INVALID, "name"),
     ("sysctl of the host's network",
      text("config { linux { sysctls { key: 'net.a.b' value: '1' } security_context { namespace_options { network: NODE "
-          "} } } }"), INVALID, "shares that namespace with the host"),
+          "} } } }"), INVALID, "this pod shares the host's"),
     ("value of 5000 bytes", at("config.linux.sysctls", {"net.a.b": "1" * 5000}), INVALID, "the limit is 4096"),
     ("period below a millisecond", resources("cpu_period: 5"), INVALID, "resources.cpu_period is 5"),
     ("memory below none", resources("memory_limit_in_bytes: -5"), INVALID, "memory_limit_in_bytes is -5"),
