@@ -20,8 +20,8 @@ from ocid.errors import OcidError, WrongState
 from ocid.events import session as events
 from ocid.ids import ExecId
 from ocid.ports import ContainerOrder, ExecProcess
+from ocid.ports.sessions import Grant, Kind, Outcome
 from ocid.ports.streaming import Client, ForwardClient, Output, StreamEnd
-from ocid.streaming.sessions import Grant, Kind, Outcome
 
 TOKEN_S = 60.0  # how long a client has to come; longer than the kubelet ever needs to connect
 STREAMS_S = 30.0  # how long a client that came has to open its streams
@@ -158,7 +158,7 @@ class SessionEffects:
 
 
 class SessionService:
-    """Implements ``ocid.streaming.sessions.Sessions``."""
+    """Implements ``ocid.ports.sessions.Sessions``."""
 
     def __init__(self, effects: SessionEffects, sessions: Directory[Session], tokens: TokenIssuer) -> None:
         self._effects = effects
@@ -192,10 +192,10 @@ class SessionService:
             job.forward = client
             await self._follow(grant, job, client)
 
-    async def _follow(self, grant: Grant, job: Job, client: object) -> Outcome:
+    async def _follow(self, grant: Grant, job: Job, client: Client | ForwardClient) -> Outcome:
         try:
             actor = self._sessions.get(grant.session_id)
-            await actor.ask(domain.Open(remote=str(getattr(client, "remote", ""))))
+            await actor.ask(domain.Open(remote=client.remote))
             end = await actor.until(lambda one: one.ended)
         except OcidError as error:
             return Outcome(error=error.message)
@@ -246,6 +246,7 @@ class _Chosen:
             if wanted
         }
         self._unwanted = unwanted
+        self.remote = client.remote
         self.read_stdin = client.read_stdin
         self.next_size = client.next_size
 

@@ -32,6 +32,10 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 class Client(Protocol):
     """The remote end of an exec or attach. Who made it closes it."""
 
+    @property
+    def remote(self) -> str:
+        """Where it is, "127.0.0.1:53412"; "" where nobody can tell."""
+
     async def read_stdin(self) -> bytes:
         """Return the next bytes, at most 64 KiB; b"" once the client has closed its standard input, or has none."""
 
@@ -66,6 +70,10 @@ class Tunnel(Protocol):
 
 class ForwardClient(Protocol):
     """The remote end of a port-forward."""
+
+    @property
+    def remote(self) -> str:
+        """Where it is, as of ``Client``."""
 
     async def accept(self) -> Tunnel | None:
         """Wait for the next connection; None when the client has gone away, or was silent for too long."""

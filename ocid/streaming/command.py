@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ocid.ports.sessions import Outcome
 from ocid.ports.streaming import Client
-from ocid.streaming.sessions import Outcome
 from ocid.streaming.status import status_json, status_text
 from ocid.streaming.upgrade import STATUS_PROTOCOLS
 

@@ -10,13 +10,13 @@ from typing import Final
 import trio
 
 from ocid.errors import Unavailable
+from ocid.ports.sessions import Grant, Outcome
 from ocid.ports.streaming import Output, Size
 from ocid.streaming import spdy
 from ocid.streaming.command import told
 from ocid.streaming.envelope import Bare
 from ocid.streaming.limits import Limits
 from ocid.streaming.pipe import Pipe
-from ocid.streaming.sessions import Grant, Outcome
 from ocid.streaming.spdy_connection import SpdyConnection
 from ocid.streaming.terminal import Terminal
 from ocid.streaming.transport import Transport
@@ -34,6 +34,7 @@ class SpdyCommand:
     """A ``CommandClient``."""
 
     def __init__(self, transport: Transport, grant: Grant, protocol: str, limits: Limits) -> None:
+        self.remote = transport.remote
         self._transport = transport
         self._protocol = protocol
         self._creation_s = limits.creation_s

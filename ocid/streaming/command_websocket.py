@@ -9,11 +9,11 @@ from typing import Final
 
 import trio
 
+from ocid.ports.sessions import Grant, Outcome
 from ocid.ports.streaming import Output, Size
 from ocid.streaming.channels import Channels
 from ocid.streaming.command import told
 from ocid.streaming.limits import Limits
-from ocid.streaming.sessions import Grant, Outcome
 from ocid.streaming.terminal import Terminal
 from ocid.streaming.transport import Transport
 
@@ -27,6 +27,7 @@ class WebSocketCommand:
     """A ``CommandClient``."""
 
     def __init__(self, transport: Transport, grant: Grant, protocol: str, limits: Limits) -> None:
+        self.remote = transport.remote
         self._transport = transport
         self._protocol = protocol
         self._channels = Channels(transport, protocol, limits.input_bytes, self._take, self._half_close)

@@ -10,13 +10,13 @@ from typing import Final
 import msgspec
 import trio
 
+from ocid.ports.sessions import Grant
 from ocid.ports.streaming import Tunnel
 from ocid.streaming import spdy
 from ocid.streaming.envelope import Envelope
 from ocid.streaming.forward import Arrivals
 from ocid.streaming.limits import Limits
 from ocid.streaming.pipe import Pipe
-from ocid.streaming.sessions import Grant
 from ocid.streaming.spdy_connection import SpdyConnection
 from ocid.streaming.transport import Transport
 
@@ -74,6 +74,7 @@ class SpdyForwarding:
     """A ``Forwarding``."""
 
     def __init__(self, transport: Transport, envelope: Envelope, grant: Grant, limits: Limits) -> None:
+        self.remote = transport.remote
         self._ports = grant.ports
         self._creation_s = limits.creation_s
         self._tunnels_max = limits.streams // 2

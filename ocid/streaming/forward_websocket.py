@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import trio
 
+from ocid.ports.sessions import Grant
 from ocid.ports.streaming import Tunnel
 from ocid.streaming.channels import Channels
 from ocid.streaming.forward import Arrivals
 from ocid.streaming.limits import Limits
-from ocid.streaming.sessions import Grant
 from ocid.streaming.transport import Transport
 
 
@@ -54,6 +54,7 @@ class WebSocketForwarding:
     """A ``Forwarding``. The session is over once the core has closed all connections."""
 
     def __init__(self, transport: Transport, grant: Grant, protocol: str, limits: Limits) -> None:
+        self.remote = transport.remote
         self._arrivals = Arrivals()
         self._channels = Channels(transport, protocol, limits.input_bytes, self._take, lambda channel: None)
         ports = dict.fromkeys(grant.ports)

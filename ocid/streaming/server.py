@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from ocid.errors import EffectFailed, OcidError, Unavailable
+from ocid.ports.sessions import Grant, Kind, Outcome, Sessions
 from ocid.streaming.command import CommandClient
 from ocid.streaming.command_spdy import SpdyCommand
 from ocid.streaming.command_websocket import WebSocketCommand
@@ -23,7 +24,6 @@ from ocid.streaming.forward_spdy import SpdyForwarding
 from ocid.streaming.forward_websocket import WebSocketForwarding
 from ocid.streaming.limits import Limits
 from ocid.streaming.request import Connection, Gone
-from ocid.streaming.sessions import Grant, Kind, Outcome, Sessions
 from ocid.streaming.transport import Transport
 from ocid.streaming.upgrade import NOT_FOUND, TUNNEL, Carrier, Refusal, Upgrade, decide
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from ocid.streaming.sessions import Outcome
+from ocid.ports.sessions import Outcome
 
 MESSAGE_CHARACTERS_MAX: Final = 4096
 

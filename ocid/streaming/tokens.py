@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ocid.errors import Exhausted
-from ocid.streaming.sessions import Grant
+from ocid.ports.sessions import Grant
 
 TOKEN_BYTES: Final = 18  # 144 bits, 24 characters
 LIFE_S: Final = 60.0  # the kubelet comes at once

@@ -24,6 +24,7 @@ class Transport:
 
     def __init__(self, stream: trio.abc.Stream, *, early: bytes, idle_s: float, output_bytes: int) -> None:
         """*early* came with the request already."""
+        self.remote = _remote_of(stream)
         self.gone = trio.Event()  # the client went away, was silent for too long, or was given up
         self._stream = stream
         self._early = early
@@ -125,3 +126,15 @@ class Transport:
             return False
         self.leave()
         return True
+
+
+def _remote_of(stream: trio.abc.Stream) -> str:
+    """Say where the client is, for the log; "" for a stream that is no connection over IP."""
+    inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if not isinstance(inner, trio.SocketStream):
+        return ""
+    try:
+        host, port = inner.socket.getpeername()[:2]
+    except (OSError, ValueError):
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import h11
 import msgspec
 
-from ocid.streaming.sessions import Kind
+from ocid.ports.sessions import Kind
 from ocid.streaming.websocket import accept_key
 
 TOKEN_CHARACTERS_MAX: Final = 128

@@ -17,7 +17,7 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import session as events
 from ocid.events.base import Event
 from ocid.events.node import PeerSeen, RequestRefused
-from ocid.streaming.sessions import Grant, Kind, Outcome
+from ocid.ports.sessions import Grant, Kind, Outcome
 from tests.cri.daemon import Daemon, pod_config, refused
 from tests.fakes.clients import FakeClient, FakeForwardClient
 from tests.fakes.tokens import FakeTokens

@@ -10,7 +10,7 @@ from ocid.domain import session as domain
 from ocid.errors import NotFound
 from ocid.events import session as events
 from ocid.ids import ContainerId, SessionId, digest_of
-from ocid.streaming.sessions import Outcome
+from ocid.ports.sessions import Outcome
 from tests.fakes.clients import FakeClient
 from tests.fakes.kubelet import KUBELET, Kubelet
 from tests.fakes.tokens import FakeTokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocid.streaming.sessions import Grant
+from ocid.ports.sessions import Grant
 
 
 class FakeTokens:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import trio
 
 from ocid.errors import EffectFailed
+from ocid.ports.sessions import Grant, Kind, Outcome, url
 from ocid.ports.streaming import Client, ForwardClient, Output, Size, Tunnel
 from ocid.streaming.limits import Limits
 from ocid.streaming.server import Server
-from ocid.streaming.sessions import Grant, Kind, Outcome, url
 from ocid.streaming.tokens import Tokens
 
 PIECE = bytes(range(256)) * 256  # 64 KiB

@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
+from ocid.ports.sessions import Grant, Kind, Outcome
 from ocid.ports.streaming import Client, Output, Size
-from ocid.streaming.sessions import Grant, Kind, Outcome
 from tests.streaming.clients import (
     GOAWAY,
     Refused,

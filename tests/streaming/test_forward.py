@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from ocid.ports.sessions import Kind
 from ocid.ports.streaming import Tunnel as CoreTunnel
 from ocid.streaming.limits import Limits
-from ocid.streaming.sessions import Kind
 from tests.streaming.clients import (
     Refused,
     SpdyClient,

@@ -13,10 +13,10 @@ import trio
 from hypothesis import given, strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
+from ocid.ports.sessions import Kind
 from ocid.streaming.limits import Limits
 from ocid.streaming.pipe import Pipe
 from ocid.streaming.server import Server
-from ocid.streaming.sessions import Kind
 from ocid.streaming.terminal import Terminal
 from tests.streaming import test_spdy, test_websocket
 from tests.streaming.clients import request

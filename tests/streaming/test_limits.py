@@ -12,10 +12,10 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from ocid.errors import EffectFailed
+from ocid.ports.sessions import Grant, Kind, Outcome
 from ocid.ports.streaming import Client, Output
 from ocid.streaming.limits import Limits
 from ocid.streaming.server import LAST_WORDS_S, Server
-from ocid.streaming.sessions import Grant, Kind, Outcome
 from tests.streaming.clients import (
     Refused,
     WebSocket,

@@ -12,8 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from ocid.ports.sessions import Kind
 from ocid.streaming.server import Server
-from ocid.streaming.sessions import Kind
 from tests.streaming.clients import dial, exec_spdy, exec_websocket, over_spdy
 from tests.streaming.fake import FakeSessions, until
 from tests.streaming.test_limits import connected

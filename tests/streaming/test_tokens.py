@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ocid.errors import Exhausted
-from ocid.streaming.sessions import Grant, Kind, url
+from ocid.ports.sessions import Grant, Kind, url
 from ocid.streaming.tokens import LIFE_S, Tokens
 
 GRANT = Grant(session_id="one", kind=Kind.EXEC, stdout=True)
