@@ -94,7 +94,8 @@ class Checkpoints:
 
     async def _require(self, handler: Handler) -> None:
         if handler.path not in self._refusals:
-            self._refusals[handler.path] = await _refusal(handler)
+            with trio.CancelScope(shield=True):  # "criu check" forks, and killed it would leave its children behind
+                self._refusals[handler.path] = await _refusal(handler)
         if self._refusals[handler.path]:
             raise Unsupported(self._refusals[handler.path])
 
@@ -196,17 +197,21 @@ async def _end_session(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
     with trio.move_on_after(DIE_S) as limit:
         limit.shield = True
-        while _has_members(leader):
-            processes.reap_orphans()
+        while _living(leader):  # noqa: ASYNC110 (no event tells of the end of another process's children)
             await trio.sleep(0.01)
 
 
-def _has_members(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return not processes.is_zombie(group)
+def _living(leader: int) -> list[int]:
+    """List the living of a session; its dead whom nobody else waits for, CRIU above all, are reaped."""
+    found = []
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        if processes.session_of(pid) != leader:
+            continue
+        if not processes.is_zombie(pid):
+            found.append(pid)
+        elif pid != leader and processes.parent_of(pid) == os.getpid():
+            processes.reap_child(pid)
+    return found
 
 
 def _work(order: ContainerOrder, checkpoint_id: str) -> Path:

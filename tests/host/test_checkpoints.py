@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
@@ -22,14 +23,15 @@ import trio
 from ocid.adapters import archives, checkpoints, mounts, process as processes
 from ocid.errors import EffectFailed, TimedOut, Unsupported
 from ocid.ids import CheckpointId
-from ocid.ports import CheckpointOrder, ContainerOrder, Process
+from ocid.ports import CheckpointOrder, ContainerOrder, Process, Signalled
 from tests.host.support import World, container_order, oci_spec
-from tests.host.test_containers import KILL, until
+from tests.host.test_containers import until
 
 COUNTING = (
     "i=0; while true; do i=$((i+1)); echo $i > /data/new; /bin/busybox mv /data/new /data/count; "
     "echo $i; sleep 0.02; done"
 )
+KILL_ALL = Signalled(signal=signal.SIGKILL, everyone=True)
 CONFIG = {"id": "c", "name": "app", "rootfsImageName": "reg/app:1", "runtime": "runc"}
 
 
@@ -84,7 +86,7 @@ async def living(world: World, script: str = COUNTING) -> AsyncIterator[tuple[Co
         await world.runtime.start(order)
         yield order, init
     finally:
-        await world.runtime.signal(order, init, KILL)
+        await world.runtime.signal(order, init, KILL_ALL)  # which also thaws: a frozen init would never die
         await world.runtime.wait(order, init)
         await world.runtime.delete(order)
         mounts.unmount(str(target))
@@ -226,6 +228,7 @@ async def test_what_a_dead_daemon_left_is_cleared_away(able: World, tmp_path: Pa
         half = tmp_path / f".{order_of.checkpoint_id}.half"
         half.write_text("x")
         log = Path(order.bundle, "checkpoint.log")
+        await until(lambda: Path(order.writable, "upper/data/count").exists())
         await handler.call("pause", log, "pause", order.container_id)
         before = count(order)
         await trio.sleep(0.1)
