@@ -195,21 +195,21 @@ def test_what_does_not_run_has_no_stats(kubelet: Kubelet) -> None:
 
 
 def test_everything_of_one_container_is_told(kubelet: Kubelet) -> None:
-    """What the public tests of container runtimes ask of one with CPU and memory limits, right after its start."""
+    """What the public tests of container runtimes ask of one with CPU and memory limits, soon after its start."""
     pod_id = kubelet.run_pod()
     config = kubelet.container_config(*SLEEP)
     resources = config.linux.resources
     resources.cpu_period, resources.cpu_quota, resources.cpu_shares = 100_000, 20_000, 1024
     resources.memory_limit_in_bytes = resources.memory_swap_limit_in_bytes = 64 * MIB
     container_id = kubelet.start(pod_id, config=config)
-    kubelet.sh(container_id, "true")
-    found = metrics(kubelet, container_id)
     described = {one.name: one for one in kubelet.call("ListMetricDescriptors").descriptors}
     host_dependent = {name for name in described if any(word in name for word in ("hugetlb", "pressure", "blkio"))}
     host_dependent |= {name for name in described if name.startswith(("container_fs_reads", "container_fs_writes"))}
     expected = {name for name in described if not name.startswith("container_network_")} - host_dependent
 
-    assert not expected - found.keys()
+    found = eventually(
+        lambda: metrics(kubelet, container_id), lambda found: not expected - found.keys(), "the sampler has looked"
+    )
     assert not found.keys() - described.keys()
     assert (found["container_spec_cpu_quota"], found["container_spec_cpu_period"]) == (20_000, 100_000)
     assert found["container_spec_cpu_shares"] == pytest.approx(1024, rel=0.05)
