@@ -12,7 +12,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 [ "$(id -u)" = 0 ] || fail "The virtual machine's disk can only be made by root."
 
 suite=trixie
-packages=(linux-image-cloud-amd64 systemd systemd-sysv dbus udev kmod apparmor runc crun conmon catatonit nftables busybox-static
+packages=(linux-image-cloud-amd64 systemd systemd-sysv dbus udev kmod apparmor e2fsprogs runc crun conmon catatonit nftables busybox-static
     iproute2 procps attr docker-registry containernetworking-plugins python3 python3-venv git ca-certificates)
 [ "$(uname -m)" = x86_64 ] || fail "The virtual machine is known to be made on x86_64 only; this is $(uname -m)."
 need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
@@ -52,7 +52,8 @@ make_disk() {
     sources | xargs -0 tar -c | tar -x -C "$root/opt/ocid"
     chrooted bash -euc 'cd /opt/ocid && . tools/common.sh && python_packages test' >>"$work/log" 2>&1 ||
         { tail -n 20 "$work/log" >&2; fail "the Python packages could not be installed"; }
-    rm -rf "$root/var/cache/apt" "$root/var/lib/apt/lists" "$root/etc/pip.conf" "$root/etc/resolv.conf"
+    rm -rf "$root/var/cache/apt" "$root/var/lib/apt/lists" "$root/etc/pip.conf"
+    echo 'nameserver 127.0.0.1' >"$root/etc/resolv.conf"
     cat >"$root/etc/systemd/system/ocid-tests.service" <<'EOF'
 [Unit]
 Description=The tests of ocid, and then the end

@@ -25,8 +25,9 @@ import trio
 
 from ocid.adapters.links import inside
 from ocid.ports import NetworkOrder
+from tests.host.nodes import SLOW
 
-CHILD_S_MAX = 50
+CHILD_S_MAX = 50 * SLOW
 NODE_ADDRESSES = ("192.0.2.2", "2001:db8:1::2")
 OUTSIDE_ADDRESSES = ("192.0.2.1", "2001:db8:1::1")
 UPLINK_MTU = 1400

@@ -23,6 +23,7 @@ from ocid.errors import EffectFailed
 from ocid.ports import ContainerOrder, Process, Signalled
 from ocid.ports.streaming import Size, StreamEnd
 from tests.fakes.clients import FakeClient
+from tests.host.nodes import SLOW
 from tests.host.support import World, container_order, log_lines, oci_spec
 
 
@@ -67,7 +68,7 @@ class Attached:
         return await self.over()
 
     async def over(self) -> StreamEnd:
-        with trio.fail_after(5):
+        with trio.fail_after(5 * SLOW):
             await self.ended.wait()
         assert self.end is not None
         return self.end
@@ -187,7 +188,7 @@ async def test_a_large_output_arrives_whole_and_in_order(world: World, streams: 
     async with container(world, "/bin/sh", "-c", script, **fields) as (order, _), trio.open_nursery() as nursery:
         one = Attached(streams, order, nursery, stdin=True)
         one.client.type(b"go\n")
-        with trio.fail_after(20):
+        with trio.fail_after(20 * SLOW):
             await one.ended.wait()
         assert one.client.out == b"".join(b"%d\n" % n for n in range(1, 500_001))
 
@@ -307,7 +308,7 @@ async def test_a_server_that_never_answers_is_given_up(
     try:
         with pytest.raises(EffectFailed, match=r"127\.0\.0\.1: no answer in 0\.2 s"):
             await fill()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 2 * SLOW
     finally:
         listener.close()
         for one in filler:

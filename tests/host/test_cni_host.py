@@ -16,6 +16,7 @@ from ocid.domain.configs import PortMapping
 from ocid.errors import EffectFailed, InvalidRequest, NotFound, Unavailable
 from tests.host.cnifixtures import PLUGINS, Fixture
 from tests.host.netfixtures import NODE_ADDRESSES, OUTSIDE_ADDRESSES, Node, in_node, note, sh, traces
+from tests.host.nodes import SLOW
 
 pytestmark = [
     pytest.mark.host,
@@ -158,7 +159,7 @@ async def test_attach_and_detach_are_fast(node: Node):
 
     numbers = f"cni: attach p50 {statistics.median(attach):.1f} ms, detach p50 {statistics.median(detach):.1f} ms"
     note(numbers)
-    assert statistics.median(attach) < 500, numbers
+    assert statistics.median(attach) < 500 * SLOW, numbers
 
 
 # --- plugins that do not behave --------------------------------------------------------------------------------------

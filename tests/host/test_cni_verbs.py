@@ -13,6 +13,7 @@ import trio
 from ocid.errors import EffectFailed, Unavailable
 from tests.host.cnifixtures import Fixture
 from tests.host.netfixtures import Node, in_node, sh, traces
+from tests.host.nodes import SLOW
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -177,7 +178,7 @@ async def test_status_stands_behind_readiness(node: Node):
         assert fixture.calls() == ["STATUS first", "STATUS second"]
         assert told(fixture, "second", "STATUS") == {"type": "second", "cniVersion": "1.1.0", "name": "testnet"}
         fixture.task("second", "STATUS", "exit 0\n")
-        with trio.fail_after(8):
+        with trio.fail_after(8 * SLOW):
             while network.not_ready() is not None:  # noqa: ASYNC110 - nothing tells of it
                 await trio.sleep(0.1)
         nursery.cancel_scope.cancel()

@@ -22,6 +22,7 @@ from ocid.adapters.hostfacts import gather_host_facts
 from ocid.adapters.runc import OciRuntime
 from ocid.errors import EffectFailed, InvalidRequest, NotFound, WrongState
 from ocid.ports import ContainerOrder, Exit, Process, Signalled
+from tests.host.nodes import SLOW
 from tests.host.support import World, container_order, exec_id, exec_process, log_lines, oci_spec
 
 KILL = Signalled(signal=signal.SIGKILL, everyone=False)
@@ -53,7 +54,7 @@ async def running(world: World, *args: str, **fields: Any) -> AsyncIterator[tupl
 
 
 async def until(condition: Any, timeout_s: float = 2.0) -> None:
-    with trio.fail_after(timeout_s):
+    with trio.fail_after(timeout_s * SLOW):
         while not condition():
             await trio.sleep(0.005)
 

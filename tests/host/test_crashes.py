@@ -20,6 +20,7 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.runc import OciRuntime
 from ocid.ports import ContainerOrder, Process, Signalled
+from tests.host.nodes import SLOW
 from tests.host.support import World, container_order, log_lines, oci_spec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ async def line_of(daemon: subprocess.Popen[bytes]) -> bytes:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(2):
+    with trio.fail_after(2 * SLOW):
         while not condition():
             await trio.sleep(0.005)
 

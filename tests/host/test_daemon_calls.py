@@ -18,6 +18,7 @@ from ocid.events import node as node_events
 from tests import images
 from tests.host import daemon as host, nodes
 from tests.host.daemon import IMAGE, Cri, Daemon, Kubelet, Stage, log_lines, refused, wait_for
+from tests.host.nodes import SLOW
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
@@ -245,7 +246,7 @@ def test_stop_gives_grace(kubelet: Kubelet) -> None:
     wait_for(lambda: "up" in log.read_text(), "the trap is set")
     began = time.monotonic()
     kubelet.call("StopContainer", container_id=container_id, timeout=20)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * SLOW
     status = kubelet.status(container_id)
     assert (status.exit_code, status.reason) == (7, "Error")
     assert [text for _, _, text in log_lines(log)] == ["up", "terminating"]
@@ -257,7 +258,7 @@ def test_stop_kills_when_the_grace_is_over(kubelet: Kubelet) -> None:
     time.sleep(0.2)
     began = time.monotonic()
     kubelet.call("StopContainer", container_id=container_id, timeout=1)
-    assert 0.9 < time.monotonic() - began < 4
+    assert 0.9 < time.monotonic() - began < 4 * SLOW
     assert kubelet.status(container_id).exit_code == 137
 
 
@@ -270,7 +271,7 @@ def test_a_second_stop_with_less_grace_wins(kubelet: Kubelet) -> None:
     began = time.monotonic()
     kubelet.call("StopContainer", container_id=container_id, timeout=1)
     first.result(1)
-    assert 0.9 < time.monotonic() - began < 4
+    assert 0.9 < time.monotonic() - began < 4 * SLOW
     assert kubelet.status(container_id).exit_code == 137
 
 
@@ -377,7 +378,7 @@ def test_exec_sync_that_takes_too_long_is_killed(kubelet: Kubelet) -> None:
     with pytest.raises(GRPCError) as error:
         kubelet.exec(container_id, "sh", "-c", "trap '' TERM; sleep 321 & sleep 321", timeout_s=1)
     assert error.value.status is Status.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 4 * SLOW
     assert "sleep 321" not in kubelet.sh(container_id, "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; done; true")
 
 
@@ -386,7 +387,7 @@ def test_exec_sync_does_not_wait_for_a_grandchild(kubelet: Kubelet) -> None:
     began = time.monotonic()
     done = kubelet.exec(container_id, "sh", "-c", "sleep 300 & echo up")
     assert (done.exit_code, done.stdout) == (0, b"up\n")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 4 * SLOW
 
 
 def test_a_cancelled_exec_is_killed(daemon: Daemon, kubelet: Kubelet) -> None:

@@ -14,6 +14,7 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import session as events
 from tests.host import daemon as host
 from tests.host.daemon import Daemon, Kubelet, refused, wait_for
+from tests.host.nodes import SLOW
 from tests.streaming.clients import Refused, Result, dial, exec_spdy, exec_websocket, over_spdy
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
@@ -35,7 +36,7 @@ def url_of(kubelet: Kubelet, container_id: str, *argv: str, stdin: bool = False)
 def run(way: str, url: str, stdin: bytes | None = None) -> Result:
     async def session() -> Result:
         stream, path = await dial(url)
-        with trio.fail_after(60):
+        with trio.fail_after(60 * SLOW):
             if way == "spdy":
                 return await exec_spdy(stream, path, stdin=stdin)
             return await exec_websocket(stream, path, stdin=stdin)
@@ -110,7 +111,7 @@ def test_a_port_of_the_pod_is_reached(kubelet: Kubelet) -> None:
             return await data.read_all()
 
     async def patient() -> bytes:
-        with trio.fail_after(30):
+        with trio.fail_after(30 * SLOW):
             for _ in range(50):  # nc has yet to listen
                 if (answer := await session()) != b"":
                     return answer
@@ -125,7 +126,7 @@ def test_a_daemon_that_dies_ends_its_sessions(daemon: Daemon, kubelet: Kubelet, 
 
     async def session() -> None:
         stream, path = await dial(url)
-        with trio.fail_after(60):
+        with trio.fail_after(60 * SLOW):
             async with over_spdy(stream, path, "v4.channel.k8s.io") as client:
                 for name in ("error", "stdout", "stderr"):
                     await client.create({"streamtype": name})

@@ -17,6 +17,7 @@ import trio
 from ocid.adapters import process as processes
 from ocid.errors import EffectFailed, WrongState
 from ocid.ports import ContainerOrder, ExecResult, Process, Signalled
+from tests.host.nodes import SLOW
 from tests.host.support import World, container_order, exec_id, exec_process, oci_spec
 
 
@@ -90,12 +91,12 @@ async def test_a_command_whose_time_is_up_is_killed_with_its_children(
     order, init = container
     began = time.monotonic()
     script = "echo began; (sleep 50; true) & sh -c 'sleep 51; true' & sleep 52"
-    done = await execute(world, order, "/bin/sh", "-c", script, timeout_s=0.3)
+    done = await execute(world, order, "/bin/sh", "-c", script, timeout_s=0.3 * SLOW)
 
     assert done.timed_out
     assert done.exit_code == 137
     assert done.stdout == b"began\n"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1 * SLOW
     assert await settled(world, order, init)
 
 
@@ -136,7 +137,7 @@ async def test_a_grandchild_that_holds_the_pipe_keeps_nobody_waiting(
     done = await execute(world, order, "/bin/sh", "-c", "/bin/sleep 100 & echo done")
 
     assert (done.exit_code, done.stdout) == (0, b"done\n")
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.5 * SLOW
     assert len(left(world, order, init)) == 1
 
 
@@ -152,7 +153,7 @@ async def test_output_beyond_the_cap_is_read_and_dropped(
 
 
 async def test_an_endless_writer_is_bounded_by_time(world: World, container: tuple[ContainerOrder, Process]) -> None:
-    done = await execute(world, container[0], "yes", timeout_s=0.3, limit=1000)
+    done = await execute(world, container[0], "yes", timeout_s=0.3 * SLOW, limit=1000)
 
     assert (done.timed_out, len(done.stdout)) == (True, 1000)
     assert done.stdout_bytes > 1000

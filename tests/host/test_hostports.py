@@ -17,6 +17,7 @@ from ocid.domain.configs import PortMapping, Protocol
 from ocid.errors import AlreadyExists
 from tests.host.cnifixtures import PLUGINS, Fixture
 from tests.host.netfixtures import NODE_ADDRESSES, OUTSIDE_ADDRESSES, Node, in_node, sh, traces
+from tests.host.nodes import SLOW
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 needs_plugins = pytest.mark.skipif(not (PLUGINS / "bridge").exists(), reason="needs containernetworking-plugins")
@@ -51,7 +52,7 @@ async def test_a_cni_pod_without_portmap_is_reached_from_everywhere(node: Node):
     await network.attach(two)
     sh("sysctl -q -w net.ipv6.conf.all.forwarding=1")
     for netns in (one.netns, two.netns, "/proc/self/ns/net"):  # the bridge plugin leaves address detection on
-        with trio.fail_after(10):
+        with trio.fail_after(10 * SLOW):
             while "inet6" in node.sh_in(netns, "ip -6 addr show tentative"):  # noqa: ASYNC110
                 await trio.sleep(0.1)
     with node.listen(one.netns, 80) as server:

@@ -14,6 +14,7 @@ from ocid.errors import EffectFailed, NotFound, OcidError, Unavailable, Unsuppor
 from ocid.ids import digest_of
 from tests import images
 from tests.host import registries
+from tests.host.nodes import SLOW
 from tests.host.registries import ALICE, LARGE, ONE_LAYER, SECRET, client_of, fetch
 from tests.registry import Registry, registry
 
@@ -213,7 +214,7 @@ async def test_a_registry_that_hangs_is_left_in_time(server: Registry, tmp_path:
     reference = server.put("app", "1", LARGE)
     layer = LARGE.layers[0]
     server.misdeeds[layer.blob] = [("hang", sent)] * 9
-    with trio.fail_after(5), pytest.raises(Unavailable, match=r"127\.0\.0\.1:\d+ sends nothing for 0\.2 s"):
+    with trio.fail_after(5 * SLOW), pytest.raises(Unavailable, match=r"127\.0\.0\.1:\d+ sends nothing for 0\.2 s"):
         await fetch(client, reference, layer, tmp_path / "blob")
     assert os.listdir(tmp_path) == []
     await client.close()
@@ -232,7 +233,7 @@ async def test_a_cancelled_download_leaves_no_file(server: Registry, client: Htt
 async def test_a_registry_that_nobody_runs_is_unavailable(client: HttpRegistry) -> None:
     with registry() as gone:
         host = gone.host
-    with trio.fail_after(10), pytest.raises(Unavailable, match=host):
+    with trio.fail_after(10 * SLOW), pytest.raises(Unavailable, match=host):
         await client.resolve(f"{host}/app:1", None)
 
 

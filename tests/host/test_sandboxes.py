@@ -18,6 +18,7 @@ from ocid.adapters.sandbox import PodSandboxes
 from ocid.domain.configs import DnsConfig
 from ocid.errors import EffectFailed, InvalidRequest
 from ocid.ports import SandboxOrder
+from tests.host.nodes import SLOW
 from tests.host.support import World, container_order, log_lines, oci_spec, sandbox_order
 
 
@@ -200,7 +201,7 @@ class TestPause:
         assert log_lines(order)[0][2] == "catatonit"
         await world.runtime.delete(order)
 
-        with trio.fail_after(1):
+        with trio.fail_after(1 * SLOW):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(sandboxes.wait_pause, pause)
                 await sandboxes.release(pod)
@@ -214,7 +215,7 @@ class TestPause:
         await sandboxes.prepare(pod)
         pause = await sandboxes.start_pause(pod)
         processes.send(pause, signal.SIGKILL)
-        with trio.fail_after(1):
+        with trio.fail_after(1 * SLOW):
             await sandboxes.wait_pause(pause)
         await sandboxes.wait_pause(pause)
         again = await sandboxes.start_pause(pod)

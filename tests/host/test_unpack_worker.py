@@ -21,6 +21,7 @@ from ocid.domain.archive import Limits
 from ocid.errors import EffectFailed, Exhausted
 from ocid.ids import digest_of
 from tests import images
+from tests.host.nodes import SLOW
 from tests.host.unpacking import opened, unpack
 from tests.images import archive, member
 
@@ -126,7 +127,7 @@ def waiting_worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 async def confined(process: subprocess.Popen[bytes]) -> dict[str, str]:
     """Return the worker's /proc status, once it has shut itself in."""
-    with trio.fail_after(10):
+    with trio.fail_after(10 * SLOW):
         while True:
             status = Path(f"/proc/{process.pid}/status").read_text()
             fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -152,7 +153,7 @@ async def test_the_worker_ends_with_the_daemon(tmp_path: Path) -> None:
         await confined(process)
         assert process.stdin is not None
         process.stdin.close()
-        with trio.fail_after(5):
+        with trio.fail_after(5 * SLOW):
             assert await trio.to_thread.run_sync(process.wait) == 3
 
 
