@@ -56,6 +56,15 @@ def name_of(pid: int) -> str | None:
         return None
 
 
+def executable_of(pid: int) -> tuple[int, int] | None:
+    """Return device and inode of the file that a process executes; None of one that ended."""
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def ended_as(process: Process) -> str | None:
     """Return the name that an ended process has as a zombie; None when it runs or was reaped."""
     try:

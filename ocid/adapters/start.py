@@ -26,7 +26,8 @@ from ocid.ports import ContainerOrder, Process
 
 START_S: Final = 30.0  # for startContainer hooks and a slow exec
 _SPINS: Final = 12  # looks before the first sleep: an exec takes 0.3 ms, and a sleep at least 1 ms
-_ALIVE_S: Final = 0.1  # an init that still has the runtime's name then is a program of that name
+_ALIVE_S: Final = 0.1  # an init that still has the runtime's name then may be a program of that name
+_SLOW_S: Final = 5.0  # and one that has the runtime's executable, too, is one when it still has both then
 _SHOWN_BYTES: Final = 1024
 _WAITING: Final = {"runc": "runc:[", "crun": "crun"}  # how init is called until it executes the program
 _RUNC_REFUSAL: Final = re.compile(r"exec \S+: .+")
@@ -45,6 +46,7 @@ async def release(kind: str, fifo: Path, init: Process, order: ContainerOrder, m
     if not processes.alive(init):
         raise EffectFailed(f"start of container {order.container_id!r}: its init {init.pid} is dead")
     if _waits(kind, init):
+        waited_as = processes.executable_of(init.pid)
         try:
             with trio.fail_after(START_S):
                 await (_release_runc(fifo, init) if kind == "runc" else _release_crun(fifo))
@@ -52,7 +54,7 @@ async def release(kind: str, fifo: Path, init: Process, order: ContainerOrder, m
             raise Unavailable(f"start of container {order.container_id!r}: no answer in {START_S:g} s") from error
         except OSError as error:
             raise EffectFailed(f"start of container {order.container_id!r}: {error.strerror}") from error
-        executed = await has_executed(kind, init)
+        executed = await has_executed(kind, init, waited_as)
     else:
         executed = True  # a daemon that died opened the FIFO, and did not come to remove it
     _remove(fifo)  # left behind it makes the runtime say "created" for ever
@@ -106,11 +108,14 @@ async def _release_crun(fifo: Path) -> None:
         os.close(descriptor)
 
 
-async def has_executed(kind: str, init: Process) -> bool | None:
-    """Say whether init executed its program; None when it ended and was reaped before we could see."""
-    until = trio.current_time() + _ALIVE_S
-    looks = 0
-    while trio.current_time() < until:
+async def has_executed(kind: str, init: Process, waited_as: tuple[int, int] | None = None) -> bool | None:
+    """Say whether init executed its program; None when it ended and was reaped before we could see.
+
+    Args:
+        waited_as: device and inode of what init executed while it waited, where that was seen.
+    """
+    looks, began = 0, trio.current_time()
+    while (passed := trio.current_time() - began) < _SLOW_S:
         name = processes.name_of(init.pid)
         if name is None:
             return None
@@ -119,6 +124,8 @@ async def has_executed(kind: str, init: Process) -> bool | None:
         ended_as = processes.ended_as(init)
         if ended_as is not None:
             return not ended_as.startswith(_WAITING[kind])
+        if passed >= _ALIVE_S and processes.executable_of(init.pid) not in (waited_as, None):
+            return True
         looks += 1
         if looks < _SPINS:
             await trio.lowlevel.checkpoint()
