@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 import lmdb
 import msgspec
 
+from ocid.domain import merkle
 from ocid.errors import NotFound, Unavailable, Unsupported
 from ocid.events import codec
 from ocid.events.codec import NO_HASH, Damaged
@@ -34,7 +35,7 @@ READ_S_MAX: Final = 0.2  # in one transaction
 
 U64: Final = struct.Struct(">Q")
 MINUTE_NS: Final = 60 * 10**9
-DATABASES: Final = (b"ev", b"st", b"ti", b"dc", b"sn", b"mk")
+DATABASES: Final = (b"ev", b"st", b"ti", b"dc", b"mt", b"sn", b"mk")
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 
 
@@ -138,6 +139,35 @@ class Reader:
         """Return what record 1 cites: 32 zero bytes, or the last good hash of the log quarantined before this one."""
         with self._reading() as txn:
             return txn.get(b"genesis", NO_HASH, db=self._db[b"mk"])
+
+    def subtree(self, level: int, index: int) -> bytes:
+        """Return the hash of a complete subtree. See ``ocid.domain.merkle.Subtree``.
+
+        Raises:
+            Damaged: a record or a node that it is made from is missing.
+        """
+        kept = level - level % merkle.KEPT_LEVELS
+        first, count = index << level - kept, 1 << level - kept
+        found: list[bytes] = []
+        with self._reading() as txn, txn.cursor(self._db[b"mt" if kept else b"ev"]) as cursor:
+            start = node_key(kept, first) if kept else U64.pack(first + 1)
+            if cursor.set_range(start):
+                for key, value in islice(cursor.iternext(), count):
+                    if key != (node_key(kept, first + len(found)) if kept else U64.pack(first + len(found) + 1)):
+                        break
+                    found.append(value[-merkle.HASH_BYTES :])
+        if len(found) < count:
+            missing = (first + len(found) << kept) + 1
+            raise Damaged("the tree lacks it" if kept else "the record is missing", missing)
+        return merkle.root_of(found)
+
+    def root(self, size: int) -> bytes:
+        """Return the root of the tree over the first *size* records, from what the log says that their hashes are.
+
+        Raises:
+            Damaged: a record or a node that it is made from is missing.
+        """
+        return merkle.frontier_at(size, self.subtree).root()
 
     def records(self, from_seq: int, limit: int = READ_RECORDS_MAX) -> list[tuple[int, bytes]]:
         """Return stored records from *from_seq* on, undecoded, as many as one short transaction gives.
@@ -314,6 +344,10 @@ def _has_engines() -> bool:
 
 def _seq_of(key: bytes) -> int:
     return int.from_bytes(key, "big")
+
+
+def node_key(level: int, index: int) -> bytes:
+    return bytes([level]) + U64.pack(index)
 
 
 def stream_key(stream: StreamId) -> bytes:

@@ -6,6 +6,7 @@ Databases, all in one transaction (few, for each costs every commit a path of pa
     st  stream ‖ 0x00 ‖ version (8 bytes)           → seq (8 bytes)
     ti  minute of the Unix epoch (8 bytes)         → seq of the first event written in it
     dc  sha256 (32 bytes)                          → document
+    mt  level (1 byte) ‖ index (8 bytes)           → hash of a complete subtree, see ``ocid.domain.merkle``
     sn  projection ‖ 0x00 ‖ seq (8 bytes)           → snapshot: msgpack of schema hash, sha256 of state, state
     mk  "format", "epoch", "boot", "genesis", "stop" → facts about the log itself
 
@@ -24,13 +25,14 @@ from typing import Final
 import lmdb
 import msgspec
 
+from ocid.domain import merkle
 from ocid.errors import Exhausted
 from ocid.events import codec
 from ocid.events.codec import NO_HASH
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
 from ocid.journal.pending import Pending, VersionConflict
-from ocid.journal.reader import FORMAT, MAP_BYTES, MINUTE_NS, U64, Reader, keys, stream_key
+from ocid.journal.reader import FORMAT, MAP_BYTES, MINUTE_NS, U64, Reader, keys, node_key, stream_key
 
 READER_CHECK_S: Final = 30.0
 VERSIONS_KEPT: Final = 65_536  # streams whose last version is remembered
@@ -71,6 +73,7 @@ class Store(Reader):
         try:
             self.epoch, self.last_boot_id, self.last_stop_ns = self._begin_epoch(genesis, epoch_before)
             self._last = super().last()
+            self._tree = merkle.frontier_at(self._last[0], self.subtree)
         except BaseException:
             self._env.close()
             raise
@@ -104,6 +107,7 @@ class Store(Reader):
     def _append(self, batch: Sequence[Pending], wall_ns: int, boot_ns: int) -> list[tuple[Envelope, ...]]:
         first_seq = self._last[0] + 1
         seq, prev = self._last
+        tree = self._tree.copy()
         versions: dict[StreamId, int] = {}
         written = []
         minute = wall_ns // MINUTE_NS
@@ -118,7 +122,7 @@ class Store(Reader):
                         raise VersionConflict(index, pending, version)
                     for document in pending.documents:
                         txn.put(sha256(document).digest(), document, db=self._db[b"dc"], overwrite=False)
-                    envelopes, prev = self._put(txn, pending, seq, prev, wall_ns, boot_ns)
+                    envelopes, prev = self._put(txn, tree, pending, seq, prev, wall_ns, boot_ns)
                     written.append(envelopes)
                     seq += len(envelopes)
                     versions[stream] = version + len(envelopes)
@@ -130,6 +134,7 @@ class Store(Reader):
             self._failed = True
             raise
         self._last = (seq, prev)
+        self._tree = tree
         self._minute = minute
         if len(self._versions) > VERSIONS_KEPT:
             self._versions.clear()
@@ -138,7 +143,14 @@ class Store(Reader):
         return written
 
     def _put(
-        self, txn: lmdb.Transaction[bytes], pending: Pending, seq: int, prev: bytes, wall_ns: int, boot_ns: int
+        self,
+        txn: lmdb.Transaction[bytes],
+        tree: merkle.Frontier,
+        pending: Pending,
+        seq: int,
+        prev: bytes,
+        wall_ns: int,
+        boot_ns: int,
     ) -> tuple[tuple[Envelope, ...], bytes]:
         """Put one request's records after record *seq*, and return its envelopes and the last one's hash."""
         events_db, streams_db = self._db[b"ev"], self._db[b"st"]
@@ -159,6 +171,8 @@ class Store(Reader):
             assert stored, f"sequence {seq} is taken"
             stored = txn.put(prefix + U64.pack(version), at, db=streams_db, overwrite=False)
             assert stored, f"version {version} of {stream!r} is taken"
+            for node in tree.append(prev):
+                txn.put(node_key(node.level, node.index), node.hash, db=self._db[b"mt"])
             envelopes.append(
                 Envelope(
                     seq=seq,
@@ -192,6 +206,10 @@ class Store(Reader):
                 if attempt == 2:
                     raise
                 self._grow()
+
+    def head(self) -> merkle.Frontier:
+        """Return the tree over all records, which goes on growing; this one does not."""
+        return self._tree.copy()
 
     def close(self, *, stopped_at_ns: int | None = None) -> None:
         """Close the log; *stopped_at_ns*, wall clock, says that the daemon stops on purpose."""
