@@ -27,6 +27,7 @@ from ocid.events import (
     exec as _exec,
     image as _image,
     layer as _layer,
+    log as _log,
     node as _node,
     pod as _pod,
     session as _session,
@@ -36,7 +37,7 @@ from ocid.events.base import Event, Opaque
 from ocid.events.envelope import DAEMON, Context, Envelope
 from ocid.ids import StreamId
 
-MODULES: Final = (_checkpoint, _container, _exec, _image, _layer, _node, _pod, _session)
+MODULES: Final = (_checkpoint, _container, _exec, _image, _layer, _log, _node, _pod, _session)
 RECORD_BYTES_MAX: Final = 2000  # a longer value leaves LMDB's leaf page for overflow pages of its own
 PAYLOAD_BYTES_MAX: Final = 1500  # what a record has left beside prefix, hash and the longest header we write
 FREE_TEXT: Final = ("message", "reason", "error")  # fields that ``fit`` may cut

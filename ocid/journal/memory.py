@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 import msgspec
 import trio
 
+from ocid.domain.merkle import Frontier
 from ocid.errors import NotFound
 from ocid.events import codec
 from ocid.events.envelope import Envelope
@@ -130,6 +131,13 @@ class MemoryLog:
         """See ``Log``."""
         records = self.disk.records
         return len(records), codec.hash_of(records[-1]) if records else codec.NO_HASH
+
+    def head(self) -> Frontier:
+        """See ``Log``."""
+        frontier = Frontier()
+        for record in self.disk.records:
+            frontier.append(codec.hash_of(record))
+        return frontier
 
     def read(self, from_seq: int, limit: int) -> list[Envelope]:
         """See ``Log``."""

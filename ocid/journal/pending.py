@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from ocid.domain.merkle import Frontier
 from ocid.errors import Exhausted
 from ocid.events import codec
 from ocid.events.base import Event
@@ -57,6 +58,9 @@ class Log(Protocol):
 
     def last(self) -> tuple[int, bytes]:
         """Return seq and hash of the last record; (0, what record 1 cites) for an empty log."""
+
+    def head(self) -> Frontier:
+        """Return the Merkle tree over all records, as it is now."""
 
     def read(self, from_seq: int, limit: int) -> list[Envelope]:
         """Return up to *limit* records from *from_seq* on; fewer does not mean that there are no more, none does."""

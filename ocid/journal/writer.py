@@ -14,6 +14,7 @@ from typing import Final
 import outcome
 import trio
 
+from ocid.domain.merkle import Frontier
 from ocid.errors import Exhausted, Unavailable
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
@@ -61,6 +62,10 @@ class Writer:
     def last_seq(self) -> int:
         """The newest committed and applied seq; 0 for an empty log."""
         return self.feed.last_seq
+
+    def head(self) -> Frontier:
+        """See ``ocid.ports.TreeJournal.head``."""
+        return self._log.head()
 
     def subscribe(self, apply: Apply) -> None:
         """Call *apply* with each committed envelope, before its ``append`` returns, after those subscribed earlier.

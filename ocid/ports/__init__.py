@@ -32,7 +32,7 @@ from ocid.ports.images import (
     ResolvedImage,
     StoreUsage,
 )
-from ocid.ports.log import Clock, Journal, Secrets
+from ocid.ports.log import Clock, Journal, Secrets, Signer, Signers, TreeJournal
 from ocid.ports.pods import Attachment, Exit, Network, NetworkOrder, Process, Sandboxes, SandboxOrder
 from ocid.ports.usage import Usage
 
@@ -66,7 +66,10 @@ __all__ = [
     "Sandboxes",
     "Secrets",
     "Signalled",
+    "Signer",
+    "Signers",
     "StoreUsage",
+    "TreeJournal",
     "Usage",
     "Wanting",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ocid.domain.merkle import Frontier
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
 from ocid.ids import Digest, StreamId
@@ -50,6 +51,41 @@ class Journal(Protocol):
         Raises:
             NotFound: no event ever brought it.
         """
+
+
+class TreeJournal(Journal, Protocol):
+    """The log as its sealer uses it."""
+
+    @property
+    def last_seq(self) -> int:
+        """The newest durable seq; 0 for an empty log."""
+
+    def head(self) -> Frontier:
+        """Return the Merkle tree over all that is durable."""
+
+
+class Signer(Protocol):
+    """One Ed25519 key. RFC 8032."""
+
+    @property
+    def public(self) -> bytes:
+        """The public key, 32 bytes."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature, 64 bytes."""
+
+
+class Signers(Protocol):
+    """The node's own key, and the one that is to follow it."""
+
+    def current(self) -> Signer:
+        """Return the key that signs."""
+
+    def successor(self) -> Signer | None:
+        """Return the key that was made to follow it, if there is one."""
+
+    def advance(self) -> None:
+        """Put the successor in the place of the current key, which is gone then."""
 
 
 class Secrets(Protocol):

@@ -25,6 +25,7 @@ from ocid.projections.containers import Containers
 from ocid.projections.fold import Fold, Row
 from ocid.projections.node import Node
 from ocid.projections.pods import Pods
+from ocid.projections.sealing import Sealing
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +42,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     catalog: dict[str, Row[Catalog]]
     node: Node
     node_version: int
+    sealing: Sealing
 
 
 @functools.cache
@@ -58,6 +60,7 @@ class View:
         self.seq = 0
         self.node = Node()
         self.node_version = 0
+        self.sealing = Sealing()
         self.pods = Pods(document)
         self.containers = Containers(document)
         self.execs: Fold[Exec] = Fold(execution)
@@ -87,6 +90,8 @@ class View:
         elif aggregate == "node":
             self.node.apply(envelope)
             self.node_version = envelope.version
+        elif aggregate == "log":
+            self.sealing.apply(envelope)
         elif (fold := self._folds.get(aggregate)) is not None:
             fold.apply(name, envelope)
 
@@ -111,6 +116,7 @@ class View:
                 catalog=self.catalog.rows,
                 node=self.node,
                 node_version=self.node_version,
+                sealing=self.sealing,
             )
         )
 
@@ -134,3 +140,4 @@ class View:
         ):
             fold.load(rows)  # type: ignore[arg-type]
         self.node, self.node_version, self.seq = taken.node, taken.node_version, taken.seq
+        self.sealing = taken.sealing

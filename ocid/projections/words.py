@@ -11,13 +11,13 @@ from typing import Final
 from ocid.events import container, exec as execution, image, layer, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
-from ocid.projections import words_checkpoints, words_sessions
+from ocid.projections import words_checkpoints, words_log, words_sessions
 from ocid.projections.fields import brief
 from ocid.projections.phrases import duration, exit_words
 from ocid.projections.text import short, short_reference, size
 from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
-COMPANIONS: Final = (words_checkpoints, words_sessions)  # imported for what they enter
+COMPANIONS: Final = (words_checkpoints, words_log, words_sessions)  # imported for what they enter
 _NO_LOGIN: Final = 4294967295
 
 

@@ -1,0 +1,47 @@
+"""Facts about the log itself: who signs for it, and up to where it is signed. Stream ``log/self``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ocid.events.base import Event, enter
+from ocid.ids import Digest, StreamId
+
+LOG = StreamId("log/self")
+
+
+class Founded(Event, frozen=True, kw_only=True):
+    """The log got a name, which all its checkpoints bear, and the key that signs them."""
+
+    TYPE: ClassVar[str] = "log.founded"
+    origin: str  # C2SP tlog-checkpoint: "ocid/<node>/<random>"
+    key: str  # C2SP signed-note verifier key: NAME+ID+KEY
+
+
+class KeyRotated(Event, frozen=True, kw_only=True):
+    """Another key signs from here on, and the one before vouches for it."""
+
+    TYPE: ClassVar[str] = "log.key_rotated"
+    key: str  # the new one
+    note: Digest  # document: the new key, signed as a note by the old one
+
+
+class KeyReplaced(Event, frozen=True, kw_only=True):
+    """The key that signed until now is gone, and nothing vouches for the new one but this node's word."""
+
+    TYPE: ClassVar[str] = "log.key_replaced"
+    key: str
+    reason: str
+
+
+class Sealed(Event, frozen=True, kw_only=True):
+    """The log's first *size* records were signed for: their Merkle tree's head, as a checkpoint."""
+
+    TYPE: ClassVar[str] = "log.sealed"
+    size: int
+    root: str  # hex
+    note: Digest  # document: the checkpoint with its signatures
+    occasion: str  # "start", "events", "time", "rotation" or "stop"
+
+
+enter(Founded, KeyRotated, KeyReplaced, Sealed)
