@@ -27,12 +27,14 @@ from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
 from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import rebuild
+from ocid.actors.sealing import Sealer
 from ocid.actors.session import SessionService
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import spawn
 from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfiles import HostDirectory
+from ocid.adapters.keys import KeyFiles
 from ocid.adapters.layers import LayerStore, staged_blobs
 from ocid.adapters.local import SecretsInMemory, SystemClock, new_id, node_salt
 from ocid.adapters.network import Networks
@@ -119,6 +121,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
     config, writer = loaded.config, Writer(opened.store, SystemClock())
     view = _fold(opened)
     writer.subscribe(view.apply)
+    sealer = _sealer(config, view, writer, opened)
     host = await _open_host(config, writer)
     async with trio_asyncio.open_loop(), trio.open_nursery() as log_nursery:
         await log_nursery.start(writer.run)
@@ -131,6 +134,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             await _serve_streams(facade, config, actors)
             await _begin_epoch(core, opened, config)
             await _take_over(opened, writer)
+            await sealer.begin()
             await recovery.recover(core, rebooted=_rebooted(opened))
             await recovery.collect_orphans(core)
             if isinstance(host.plugins, NriPlugins):
@@ -145,11 +149,13 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.start_soon(facade.sampler.run)
             actors.start_soon(host.network.watch)
             actors.start_soon(recovery.check_networks, core)
+            actors.start_soon(sealer.run)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False
             actors.cancel_scope.cancel()
         await core.recorder.append(node.Stopped(reason="asked to stop"))
+        await sealer.seal("stop")
         await _snapshot(view, writer)
         log_nursery.cancel_scope.cancel()
 
@@ -275,6 +281,17 @@ async def _begin_epoch(core: Core, opened: Opened, config: Config) -> None:
         rebooted=_rebooted(opened),
     )
     await core.recorder.append(started, DAEMON, (document,))
+
+
+def _sealer(config: Config, view: View, writer: Writer, opened: Opened) -> Sealer:
+    """Return who signs for the log; a new log is named after the node, and unlike any before it."""
+    keys = KeyFiles(Path(config.root) / "keys")
+    for warning in keys.warnings:
+        log.error("%s", warning)
+        opened.warnings.append(warning)
+    sealer = Sealer(writer, view.sealing, keys, origin=f"ocid/{os.uname().nodename}/{secrets.token_hex(6)}")
+    writer.subscribe(sealer.apply)
+    return sealer
 
 
 async def _take_over(opened: Opened, writer: Writer) -> None:
