@@ -12,8 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -112,15 +111,6 @@ def make(path: Path) -> Ed25519Signer:
         part.unlink()
     _sync(path.parent)
     return Ed25519Signer(key)
-
-
-def verifies(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Say whether the signature is right. See ``ocid.domain.note.Check``; RFC 8032 section 5.1.7."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def _read(path: Path) -> Ed25519Signer | None:

@@ -161,6 +161,11 @@ class Reader:
             raise Damaged("the tree lacks it" if kept else "the record is missing", missing)
         return merkle.root_of(found)
 
+    def kept(self, level: int, index: int) -> bytes | None:
+        """Return the kept hash of a complete subtree; None when it is not there."""
+        with self._reading() as txn:
+            return txn.get(node_key(level, index), db=self._db[b"mt"])
+
     def root(self, size: int) -> bytes:
         """Return the root of the tree over the first *size* records, from what the log says that their hashes are.
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from ocid.domain.merkle import Frontier
 from ocid.events import codec
 from ocid.events.codec import Damaged
 from ocid.ids import StreamId
@@ -60,9 +61,10 @@ def verify(reader: Reader, *, from_seq: int = 1, documents: bool = True, progres
     if from_seq == 1:
         report.last_good_hash = reader.genesis()
     versions: dict[StreamId, int] = {}
+    tree = Frontier() if from_seq == 1 else None
     try:
         while chunk := reader.records(report.last_good_seq + 1, PROGRESS_RECORDS):
-            _check_chunk(reader, chunk, report, versions, whole=from_seq == 1)
+            _check_chunk(reader, chunk, report, versions, tree)
             if progress is not None:
                 progress(report)
         if report.last_good_seq < last_seq:
@@ -78,9 +80,17 @@ def verify(reader: Reader, *, from_seq: int = 1, documents: bool = True, progres
 
 
 def _check_chunk(
-    reader: Reader, chunk: list[tuple[int, bytes]], report: Report, versions: dict[StreamId, int], *, whole: bool
+    reader: Reader,
+    chunk: list[tuple[int, bytes]],
+    report: Report,
+    versions: dict[StreamId, int],
+    tree: Frontier | None,
 ) -> None:
-    """Check consecutive records, counting the good ones in *report*; raise ``Damaged`` at the first bad one."""
+    """Check consecutive records, counting the good ones in *report*; raise ``Damaged`` at the first bad one.
+
+    *tree* grows with them; None says that they are not the first ones.
+    """
+    whole = tree is not None
     wanted_seq = report.last_good_seq + 1
     places = []
     try:
@@ -103,6 +113,9 @@ def _check_chunk(
             report.last_good_hash = record[-32:]
             report.last_epoch = header.epoch
             wanted_seq += 1
+            for node in () if tree is None else tree.append(report.last_good_hash):
+                if reader.kept(node.level, node.index) != node.hash:
+                    raise Damaged("the tree has another hash for the records before it", seq)
     except Damaged as damage:
         raise Damaged(damage.what, damage.seq or wanted_seq) from damage
     for (seq, _), indexed in zip(chunk, reader.index(places), strict=True):

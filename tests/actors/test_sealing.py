@@ -10,7 +10,6 @@ from trio.testing import MockClock
 
 from ocid.actors import sealing
 from ocid.actors.sealing import Sealer
-from ocid.adapters.keys import verifies
 from ocid.domain import merkle, note
 from ocid.domain.note import Key
 from ocid.events import codec
@@ -18,6 +17,7 @@ from ocid.events.envelope import DAEMON
 from ocid.events.log import LOG, Founded, KeyReplaced, KeyRotated, Sealed
 from ocid.events.node import NODE, Stopped
 from ocid.journal.memory import Disk, MemoryLog, memory_journal
+from ocid.journal.signatures import verifies
 from ocid.journal.writer import Writer
 from ocid.projections.view import View
 from tests.fakes.signers import FakeSigner, FakeSigners

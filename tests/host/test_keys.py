@@ -9,6 +9,7 @@ import pytest
 
 from ocid.adapters import keys
 from ocid.adapters.keys import KeyFiles
+from ocid.journal.signatures import verifies
 
 
 def test_a_first_key_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
@@ -23,10 +24,10 @@ def test_a_first_key_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
 def test_what_it_signs_verifies(tmp_path: Path) -> None:
     signer = KeyFiles(tmp_path / "keys").current()
     signature = signer.sign(b"message")
-    assert keys.verifies(signer.public, b"message", signature)
-    assert not keys.verifies(signer.public, b"massage", signature)
-    assert not keys.verifies(signer.public, b"message", signature[:-1])
-    assert not keys.verifies(bytes(31), b"message", signature)
+    assert verifies(signer.public, b"message", signature)
+    assert not verifies(signer.public, b"massage", signature)
+    assert not verifies(signer.public, b"message", signature[:-1])
+    assert not verifies(bytes(31), b"message", signature)
 
 
 def test_a_successor_takes_its_place(tmp_path: Path) -> None:
