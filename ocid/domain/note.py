@@ -133,6 +133,19 @@ def parse(note: str) -> Note:
     return Note(f"{text}\n", tuple(each for each in signatures if len(each.signature) == SIGNATURE_BYTES))
 
 
+def split(text: str) -> list[str]:
+    """Return the notes that were written into one file, one after the other."""
+    notes: list[str] = []
+    lines: list[str] = []
+    for line in text.splitlines(keepends=True):
+        if lines and lines[-1].startswith(_DASH) and not line.startswith(_DASH):
+            notes.append("".join(lines))
+            lines = []
+        if lines or line.strip():
+            lines.append(line)
+    return [*notes, "".join(lines)] if lines else notes
+
+
 def checkpoint_of(text: str) -> Checkpoint:
     """Read the text of a checkpoint's note.
 

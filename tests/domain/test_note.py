@@ -49,6 +49,13 @@ def test_a_checkpoint_goes_there_and_back() -> None:
     assert not parsed.signed_by(Key("ocid/other", OURS.public), check), "a key's name is part of it"
 
 
+def test_notes_in_one_file() -> None:
+    assert note.split("") == note.split("\n\n") == []
+    assert note.split(NOTE) == [NOTE]
+    assert note.split(NOTE + NOTE) == note.split(f"{NOTE}\n{NOTE}\n") == [NOTE, NOTE]
+    assert note.split("garbage\n" + NOTE) == ["garbage\n" + NOTE]
+
+
 def test_unknown_signatures_are_no_fault() -> None:
     text = Checkpoint("ocid/node", 1, bytes(32)).text()
     foreign = "— witness/one " + note._base64(b"\x01\x02\x03\x04" + bytes(72)) + "\n"

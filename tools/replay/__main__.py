@@ -12,7 +12,7 @@ from ocid.errors import NotFound, OcidError, Unsupported
 from ocid.events.codec import Damaged
 from ocid.projections.text import clean
 
-from . import explain, export, log, state, verify
+from . import explain, export, log, prove, state, verify
 from .arguments import build_parser
 from .exits import DAMAGED, FAILED, INTERRUPTED, NO_LOG, PIPE_CLOSED, UNSUPPORTED
 from .guard import guarded
@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "explain": explain.run,
     "verify": verify.run,
     "export": export.run,
+    "prove": prove.run,
 }
 
 

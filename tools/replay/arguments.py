@@ -23,8 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
         "ocid-replay",
         description="Read ocid's event log, of a running daemon, a copy, or an archive. Nothing is written to it but "
         "LMDB's table of readers.",
-        epilog="exit codes: 0 success, 1 failure, 2 the log is damaged, 4 there is no log or nothing in it, "
-        "5 its format is not supported, 64 usage",
+        epilog="exit codes: 0 success, 1 failure, 2 the log is damaged, 3 it is not the log that was signed for, or "
+        "that a witness saw, 4 there is no log or nothing in it, 5 its format is not supported, 6 nobody ever signed "
+        "for it, 64 usage",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -50,8 +51,19 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("id", metavar="ID", help="id, beginning of it, or name")
     _output(explain, "JSON")
 
-    verify = command("verify", "Check pages, hashes, chain, streams and documents.")
+    verify = command("verify", "Check pages, hashes, chain, streams, documents, and who signed for them.")
+    _trust(verify)
+    verify.add_argument(
+        "--witness",
+        action="append",
+        metavar="FILE",
+        help="checkpoints that were kept elsewhere, one after the other; may be repeated",
+    )
     _output(verify, "JSON")
+
+    prove = command("prove", "Write a proof that a record is in the log that was signed for, as JSON.")
+    prove.add_argument("seq", type=_seq, metavar="SEQ", help="the record")
+    _trust(prove)
 
     export = command("export", "Write records for other programs, one JSON object a line.")
     _filters(export)
@@ -62,6 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--source", default="", metavar="URI", help="CloudEvents source; '/ocid/<host name>' by default"
     )
     return parser
+
+
+def _trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--key", default="", metavar="KEY", help="the key that must have signed, or a file with it; see 'ocid key'"
+    )
 
 
 def _filters(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Exit codes of ``ocid-replay``, for programs to rely on. 3 is kept for a log that contradicts a witness."""
+"""Exit codes of ``ocid-replay``, for programs to rely on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Final
 OK: Final = 0
 FAILED: Final = 1
 DAMAGED: Final = 2
+CONTRADICTED: Final = 3  # whole, but not the log that was signed for, or that a witness saw
 NO_LOG: Final = 4  # none, or nothing in it
 UNSUPPORTED: Final = 5
+UNSIGNED: Final = 6  # nobody ever signed for it
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE

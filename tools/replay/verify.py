@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from ocid import tables
-from ocid.errors import EffectFailed, NotFound
+from ocid.domain import note
+from ocid.domain.note import Key
+from ocid.errors import EffectFailed, InvalidRequest, NotFound
 from ocid.events.codec import NO_HASH
 from ocid.journal import opening, structure
 from ocid.journal.looking import look
+from ocid.journal.seals import Seals, check_seals
 from ocid.journal.verify import Report, verify
+from ocid.projections.text import time_text
 
-from .exits import DAMAGED, FAILED, NO_LOG, OK
+from .exits import CONTRADICTED, DAMAGED, FAILED, NO_LOG, OK, UNSIGNED
 from .reading import log_directory
+
+_WITNESS_BYTES_MAX: Final = 64 << 20
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the whole log and print what was found."""
     directory = log_directory(args)
-    report, genesis = examine(directory)
-    code = exit_code(report)
+    key, witnessed = key_of(args.key), _witnessed(args.witness)
+    report, genesis, seals = examine(directory, key, witnessed)
+    code = exit_code(report, seals)
     if args.output == "json":
-        tables.json({"log": str(directory), "exit_code": code, "genesis": genesis.hex(), **facts(report)})
+        found = {"log": str(directory), "exit_code": code, "genesis": genesis.hex()}
+        tables.json({**found, **facts(report), "seals": None if seals is None else seal_facts(seals)})
     else:
-        for line in text(directory, report, genesis):
+        for line in text(directory, report, genesis, seals):
             tables.line(line)
     return code
 
 
-def examine(directory: Path) -> tuple[Report, bytes]:
+def examine(
+    directory: Path, key: Key | None = None, witnessed: Sequence[str] | None = None
+) -> tuple[Report, bytes, Seals | None]:
     """Check the pages and what they hold in a child process, and then, where it lived, all again with the documents.
 
     Returns:
-        what was found, and what record 1 cites.
+        what was found, what record 1 cites, and what is signed for; None of a damaged log.
     Raises:
         NotFound: there is no log.
         EffectFailed: it cannot be read.
@@ -47,18 +59,56 @@ def examine(directory: Path) -> tuple[Report, bytes]:
         raise EffectFailed(f"the log in {str(directory)!r} cannot be read: {error.strerror}") from error
     report = opening.check_whole(directory)
     if report.fault is not None or report.incomplete:
-        return report, NO_HASH
+        return report, NO_HASH, None
     with look(directory) as reader:
-        return verify(reader), reader.genesis()
+        report = verify(reader)
+        seals = check_seals(reader, key=key, witnessed=witnessed) if report.fault is None else None
+        return report, reader.genesis(), seals
 
 
-def exit_code(report: Report) -> int:
+def key_of(text: str) -> Key | None:
+    """Read ``--key``: a key, or a file with one.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if not text:
+        return None
+    if "+" not in text or "/" in text.partition("+")[0][:1]:
+        try:
+            with Path(text).open(encoding="utf-8") as file:
+                text = file.readline(4096)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"--key {text!r} is no key, and no file that can be read: {error}") from error
+    return note.key_of(text)
+
+
+def _witnessed(files: Sequence[str] | None) -> list[str] | None:
+    """Read the checkpoints of all ``--witness`` files; a file without any is asked in vain, and that is found later."""
+    if files is None:
+        return None
+    found: list[str] = []
+    for name in files:
+        try:
+            with Path(name).open(encoding="utf-8", errors="replace") as file:
+                content = file.read(_WITNESS_BYTES_MAX)
+        except OSError as error:
+            raise EffectFailed(f"--witness {name!r} cannot be read: {error.strerror}") from error
+        found += note.split(content)
+    return found
+
+
+def exit_code(report: Report, seals: Seals | None = None) -> int:
     """Return what the report comes to. Pure."""
     if report.fault is not None:
         return DAMAGED
     if report.incomplete:
         return FAILED
-    return OK if report.records else NO_LOG
+    if not report.records:
+        return NO_LOG
+    if seals is None or not seals.faults:
+        return OK
+    return CONTRADICTED if seals.checkpoints or any(fault.seq for fault in seals.faults) else UNSIGNED
 
 
 def facts(report: Report) -> dict[str, object]:
@@ -73,11 +123,25 @@ def facts(report: Report) -> dict[str, object]:
         "epoch": report.last_epoch,
         "fault": fault,
         "incomplete": report.incomplete,
-        "signed_checkpoints": 0,
     }
 
 
-def text(directory: Path, report: Report, genesis: bytes) -> list[str]:
+def seal_facts(seals: Seals) -> dict[str, object]:
+    """Return what is signed for as JSON-ready data. Pure."""
+    return {
+        "origin": seals.origin,
+        "key": seals.key,
+        "key_trusted": seals.trusted,
+        "checkpoints": seals.checkpoints,
+        "signed_records": seals.size,
+        "root": seals.root.hex(),
+        "unsigned_records": seals.unsigned,
+        "witnessed_records": seals.witnessed,
+        "faults": [{"seq": fault.seq, "what": fault.what} for fault in seals.faults],
+    }
+
+
+def text(directory: Path, report: Report, genesis: bytes, seals: Seals | None = None) -> list[str]:
     """Return the report as lines. Pure."""
     if report.fault is not None:
         place = f"record {report.fault.seq}: " if report.fault.seq else ""
@@ -90,14 +154,36 @@ def text(directory: Path, report: Report, genesis: bytes) -> list[str]:
         return [f"NOT CHECKED TO THE END: {directory}", f"  {report.incomplete}"]
     if not report.records:
         return [f"EMPTY: {directory}", "  the log holds no records, so there is nothing to verify"]
+    code = exit_code(report, seals)
+    word = {OK: "OK", CONTRADICTED: "NOT THE LOG THAT WAS SIGNED FOR"}.get(code, "NOT SIGNED")
     lines = [
-        f"OK: {directory}",
+        f"{word}: {directory}",
         f"  pages whole, {report.records} records hashed and chained, {report.streams} streams without gaps",
         f"  {report.documents} documents have their digests; epoch {report.last_epoch}",
         f"  last record {report.last_good_seq}, hash {report.last_good_hash.hex()}",
-        "  no signed checkpoints: nothing is damaged, but somebody who rewrote all of it would not be found out",
-        "  unless the hash above was noted elsewhere",
+        *([] if seals is None else _seal_lines(seals)),
     ]
     if genesis != NO_HASH:
         lines.append(f"  follows a log that was set aside, whose last good hash is {genesis.hex()}")
+    return lines
+
+
+def _seal_lines(seals: Seals) -> list[str]:
+    """Say what is signed for, what is not, and on whose word."""
+    lines = [f"  {f'record {fault.seq}: ' if fault.seq else ''}{fault.what}" for fault in seals.faults]
+    if not seals.checkpoints:
+        return lines
+    lines += [
+        f"  {seals.checkpoints} checkpoints of {seals.origin} are right; "
+        f"the last, of {time_text(seals.wall_ns)}, covers {seals.size} records",
+        f"  its root is {seals.root.hex()}",
+        f"  after it, {seals.unsigned} {'records are' if seals.unsigned != 1 else 'record is'} not signed for yet",
+        f"  key {seals.key}",
+    ]
+    if not seals.trusted:
+        lines.append("  nobody but the log says that this is its key: give --key to have it checked")
+    if seals.witnessed:
+        lines.append(f"  a witness saw the first {seals.witnessed} records as they are")
+    else:
+        lines.append("  no witness was asked: whoever has the key could have rewritten all of it; give --witness")
     return lines
