@@ -20,7 +20,7 @@ from tests.host import daemon as host, nodes
 from tests.host.daemon import IMAGE, Cri, Daemon, Kubelet, Stage, log_lines, refused, wait_for
 from tests.host.nodes import SLOW
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
 
 NOBODY = "f" * 64

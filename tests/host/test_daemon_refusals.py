@@ -23,7 +23,7 @@ from tests.host.daemon import GONE, IMAGE, Daemon, Kubelet, Stage, wait_for
 from tests.host.nodes import SLOW
 from tests.registry import registry
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, kubelet, nothing_leaks = host.stage, host.kubelet, host.nothing_leaks
 
 SOON = """

@@ -22,10 +22,11 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import checkpoint as checkpoint_events, container as events
 from tests.host import daemon as host
 from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
+from tests.host.nodes import SLOW
 from tests.host.test_checkpoints import criu_refusal as criu_refusal
 from tests.host.test_daemon_kills import BROKEN
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120 * SLOW)]
 stage, nothing_leaks = host.stage, host.nothing_leaks
 
 MIB = 1 << 20

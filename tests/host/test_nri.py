@@ -24,7 +24,7 @@ from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
 from tests.host.nodes import SLOW
 from tests.nri.plugin import Refusal, TestPlugin
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, kubelet, nothing_leaks = host.stage, host.kubelet, host.nothing_leaks
 
 ROOT = Path(__file__).parents[2]
