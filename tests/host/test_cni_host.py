@@ -57,7 +57,7 @@ async def test_two_pods_reach_each_other_and_the_outside(node: Node, version: st
     assert [":" in address for address in first.addresses] == [False, True]
     assert fixture.leases() == {*first.addresses, *second.addresses}
     assert json.loads(first.result or b"")["cniVersion"] == version
-    trio_deadline = time.monotonic() + 5
+    trio_deadline = time.monotonic() + 5 * SLOW
     for address in (*second.addresses, OUTSIDE_ADDRESSES[0], "127.0.0.1"):
         while True:  # the bridge plugin leaves duplicate address detection on
             try:
