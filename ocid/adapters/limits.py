@@ -63,7 +63,7 @@ class LimitUpdates:
         """Put *limits* into force, or leave everything as it was.
 
         Raises:
-            WrongState: the container has no init any more.
+            WrongState: the container has no init any more, or uses more memory than it is to have.
             EffectFailed: the kernel or the runtime refused.
             Unavailable: the runtime did not answer in time.
         """
@@ -73,7 +73,8 @@ class LimitUpdates:
             raise WrongState("container", order.container_id, wants="created or running", is_now="gone")
         before = self._before(order, limits, state.process.pid)
         try:
-            self._refuse_killing(order, limits)
+            if self._cgroups.version == 2 and (used := self._overuse(order, limits)) is not None:
+                raise used  # the kernel would make room by killing
             self._set_oom_score(order, before.oom_score_adj, limits.oom_score_adj)
             resources = {**before.spec_resources, **limits.resources}
             _write_spec(bundle, resources, limits.oom_score_adj)
@@ -82,9 +83,12 @@ class LimitUpdates:
             file = str(bundle / _GIVEN)
             await handler.call(what, bundle / "update.log", "update", "--resources", file, order.container_id)
         except (OcidError, trio.Cancelled) as error:
+            used = self._overuse(order, limits) if isinstance(error, EffectFailed) else None
             left = self._restore(order, before, limits)
             if left and isinstance(error, OcidError):
                 raise EffectFailed(f"{error.message}; and the kernel refused to have back {', '.join(left)}") from error
+            if used is not None and "memory" in str(error):  # the runtime's words name the file
+                raise used from error
             raise
         finally:
             _remove(bundle)  # but not how it was before: the outcome is not in the log yet
@@ -140,14 +144,19 @@ class LimitUpdates:
         ]
         return plain + huge
 
-    def _refuse_killing(self, order: ContainerOrder, limits: LimitsOrder) -> None:
-        """Version 2 makes room for a lower memory limit by killing; version 1 refuses it by itself."""
+    def _overuse(self, order: ContainerOrder, limits: LimitsOrder) -> WrongState | None:
+        """Return what is wrong when the container uses more memory now than its limit is to be; None when nothing is.
+
+        Version 2 would make room by killing; version 1 refuses such a limit by itself, after it has tried to reclaim.
+        """
         wanted = limits.resources.get("memory", {}).get("limit", -1)
-        if self._cgroups.version != 2 or wanted < 0:
-            return
-        used = _read(os.path.join(self._cgroups.directories(order.cgroup)[0], "memory.current"))
-        if used is not None and int(used) > wanted:
-            raise EffectFailed(f"memory limit {wanted} is below the {int(used)} bytes that the container uses now")
+        name = "memory.current" if self._cgroups.version == 2 else "memory.usage_in_bytes"
+        found = (_read(os.path.join(one, name)) for one in self._cgroups.directories(order.cgroup))
+        used = next((int(text) for text in found if text is not None), 0)
+        if not 0 <= wanted < used:
+            return None
+        wants = f"{wanted} at most, the limit that it is to have: let it use less first, or restart it"
+        return WrongState("memory of container", order.container_id, wants=wants, is_now=f"{used} bytes")
 
     # --- writing and writing back ------------------------------------------------------------------------------------
 

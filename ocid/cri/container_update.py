@@ -26,7 +26,7 @@ async def update_container_resources(
     Raises:
         InvalidRequest: the request is malformed.
         NotFound: there is no such container.
-        WrongState: it ended, or is being stopped.
+        WrongState: it ended, is being stopped, or uses more memory than the new limit.
         EffectFailed: kernel or OCI runtime refused; all limits are what they were.
         Unsupported: this host's cgroups have no such limit.
     """

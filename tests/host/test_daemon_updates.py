@@ -98,10 +98,15 @@ def test_limits_of_created_and_running_containers(
         expected = {"memory_limit_in_bytes": 96 * MIB, "cpu_shares": 300, "cpu_quota": 20_000}
         assert kernel(kubelet, container_id) == shown(kubelet, container_id) == expected
         assert kubelet.sh(container_id, "grep Cpus_allowed_list /proc/self/status").split()[-1] == "0"
-        for limits in ({"memory_limit_in_bytes": 4096}, {"cpu_quota": 5}, {"cpuset_cpus": "4095", "cpu_shares": 2}):
+        for limits, status, words in (
+            ({"memory_limit_in_bytes": 4096}, Status.FAILED_PRECONDITION, "bytes, not 4096 at most"),
+            ({"cpu_quota": 5}, Status.UNKNOWN, "change of limits"),
+            ({"cpuset_cpus": "4095", "cpu_shares": 2}, Status.UNKNOWN, "change of limits"),
+        ):
             with pytest.raises(GRPCError) as caught:
                 update(kubelet, container_id, **limits)
-            assert refused(caught)[0] is Status.UNKNOWN
+            assert refused(caught)[0] is status
+            assert words in refused(caught)[1]
             assert kernel(kubelet, container_id) == shown(kubelet, container_id) == expected
         update(kubelet, container_id, cpu_quota=-1)
         assert kernel(kubelet, container_id)["cpu_quota"] == -1
