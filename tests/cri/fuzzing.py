@@ -232,7 +232,7 @@ Path = tuple[FieldDescriptor, ...]
 @st.composite
 def _spoilt(draw: st.DrawFn, method: MethodDescriptor) -> Message:
     message, paths = good(method), PATHS_OF[method.input_type.full_name]
-    for _ in range(draw(st.integers(0, SPOILT_MAX)) if paths else 0):
+    for _ in range(draw(st.integers(0, min(SPOILT_MAX, len(paths))))):
         _spoil(draw, message, draw(st.sampled_from(paths)))
     return message
 
@@ -293,13 +293,19 @@ def _scalar(field: FieldDescriptor, meant: FieldDescriptor) -> st.SearchStrategy
     """Values of one field: mostly such as it is *meant* for, in a map of the map's field."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and field.type != FieldDescriptor.TYPE_BYTES:
         other = st.text(max_size=8).filter(lambda text: text.partition(":")[0] not in WORDS_OF_PROGRAMS)
-        return st.one_of(st.sampled_from(_values(field, meant)), other)
+        known = [one for one in _known(meant) if isinstance(one, str)]
+        good = [st.sampled_from(known)] * 4 if known else []
+        return st.one_of(*good, st.sampled_from(_values(field, meant)), other)
     return st.sampled_from(_values(field, meant))
+
+
+def _known(meant: FieldDescriptor) -> tuple[Any, ...]:
+    return VALUES.get(meant.name) or VALUES.get(f"{meant.containing_type.name}.{meant.name}", ())
 
 
 def _values(field: FieldDescriptor, meant: FieldDescriptor) -> list[Any]:
     """Values worth trying, those that a field of that meaning might have first."""
-    known = VALUES.get(meant.name) or VALUES.get(f"{meant.containing_type.name}.{meant.name}", ())
+    known = _known(meant)
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
             texts = [one for one in (*known, *TEXTS) if isinstance(one, str)]

@@ -30,11 +30,13 @@ from tests.fakes.tokens import FakeTokens
 BASE_URL = "http://127.0.0.1:10010"
 SESSIONS_MAX = 8
 SETTLED_S = 600.0
-FOLLOWED_S = 1.0  # how long a stream is read, and a session held
+FOLLOWED_S = 1.0  # how long a stream is read
 SHOWN_MAX = 1500
 FORBIDDEN = (Status.UNKNOWN, Status.INTERNAL)
 OURS = ("crashed", "the record of a", "is a bug")  # what only we can understand
 PULL_PREFIXES = ("RegistryUnavailable: ", "SignatureValidationFailed: ")
+HELD_S = 2.0  # how long a client of a streaming session stays
+ENDS = {"": "served", "the client went away": "left"}  # by what a session's client was told
 URLS = (pb.ExecResponse, pb.AttachResponse, pb.PortForwardResponse)
 
 Answers = Counter[tuple[str, str]]
@@ -164,7 +166,7 @@ class Session:
                 nursery.start_soon(_leave, client)
                 outcome = await service.serve(grant, client)
                 nursery.cancel_scope.cancel()
-            self.answers[f"({kind} opened)", "failed" if outcome.error else "served"] += 1
+            self.answers[f"({kind} opened)", ENDS.get(outcome.error, "failed")] += 1
             if any(words in outcome.error for words in OURS):
                 self.fault(f"{kind}: its client got {outcome}")
 
@@ -216,7 +218,7 @@ class Session:
 
 
 async def _leave(client: FakeClient | FakeForwardClient) -> None:
-    await trio.sleep(FOLLOWED_S)
+    await trio.sleep(HELD_S)
     client.leave()
 
 

@@ -135,7 +135,7 @@ async def test_a_memory_limit_below_what_is_used_is_refused_and_nobody_is_killed
         await until(lambda: int(used.read_text()) > 40 * MIB, 10)
         before = files(world, order)
         low = {"memory": {"limit": 8 * MIB, "swap": 8 * MIB}, "cpu": {"shares": 512}}
-        with pytest.raises(WrongState, match="memory of container .* bytes, not 8388608 at most"):
+        with pytest.raises(WrongState, match=r"memory of container .* bytes, not 8388608 at most"):
             await world.runtime.update(order, change(low))
 
         assert files(world, order) == before
