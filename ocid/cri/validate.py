@@ -71,7 +71,7 @@ def update_pod_sandbox_resources(request: pb.UpdatePodSandboxResourcesRequest) -
 def update_runtime_config(request: pb.UpdateRuntimeConfigRequest) -> None:
     """UpdateRuntimeConfig. Whether the text is a CIDR is for those who use it."""
     checks.plain(request)
-    checks.short(
+    checks.line(
         request.runtime_config.network_config.pod_cidr, "runtime_config.network_config.pod_cidr", CIDR_BYTES_MAX
     )
 
@@ -155,6 +155,8 @@ def checkpoint_container(request: pb.CheckpointContainerRequest) -> None:
     container_id(request.container_id)
     checks.plain(request)
     checks.absolute_path(request.location, "location")
+    if request.location.endswith(("/", "/.")):
+        raise InvalidRequest(f"location is {request.location[:100]!r}, wanted a file's path")
     checks.short(request.location, "location", LOCATION_BYTES_MAX)
     checks.within(request.timeout, "timeout", 0, TIMEOUT_S_MAX)
 

@@ -148,6 +148,7 @@ class Runtime(Protocol):
         Raises:
             Unsupported: the OCI runtime or this host cannot do it; the reason is in the message.
             TimedOut: it took longer than the order allows.
+            InvalidRequest: the archive cannot be where it is to be.
             EffectFailed: the runtime refused, or the archive could not be written.
         """
 

@@ -135,18 +135,7 @@ class Session:
                 self._clients.start_soon(self._open, reply.url)
 
     async def call(self, method: Any, message: Any, patience_s: float = PATIENCE_S) -> Any:
-        call = getattr(self.client or self.daemon.client, method.name)
-        if not method.server_streaming:
-            return await call(message, patience_s)
-        async with trio_asyncio.aio_as_trio(call.open(timeout=patience_s)) as stream:
-            await trio_asyncio.aio_as_trio(stream.send_message)(message, end=True)
-            with trio.move_on_after(FOLLOWED_S) as scope:
-                while await trio_asyncio.aio_as_trio(stream.recv_message)() is not None:
-                    pass
-                await trio_asyncio.aio_as_trio(stream.recv_trailing_metadata)()
-            if scope.cancelled_caught:
-                await trio_asyncio.aio_as_trio(stream.cancel)()
-        return None
+        return await call(self.client or self.daemon.client, method, message, patience_s)
 
     # --- streaming sessions ------------------------------------------------------------------------------------------
 
@@ -215,6 +204,22 @@ class Session:
             self.fault(f"afterwards there are jobs of sessions: {len(jobs)}")
         for crash in self.daemon.log(node_events.ActorCrashed, node_events.ActorGaveUp):
             self.fault(f"{crash.event.stream.partition('/')[0]}: {crash.event.error}")  # type: ignore[attr-defined]
+
+
+async def call(client: Client, method: Any, message: Any, patience_s: float = PATIENCE_S) -> Any:
+    """Call any RPC; of one that streams, read what comes for a while, and return the last of it, if anything."""
+    rpc, last = getattr(client, method.name), None
+    if not method.server_streaming:
+        return await rpc(message, patience_s)
+    async with trio_asyncio.aio_as_trio(rpc.open(timeout=patience_s)) as stream:
+        await trio_asyncio.aio_as_trio(stream.send_message)(message, end=True)
+        with trio.move_on_after(FOLLOWED_S) as scope:
+            while (received := await trio_asyncio.aio_as_trio(stream.recv_message)()) is not None:
+                last = received
+            await trio_asyncio.aio_as_trio(stream.recv_trailing_metadata)()
+        if scope.cancelled_caught:
+            await trio_asyncio.aio_as_trio(stream.cancel)()
+    return last
 
 
 async def _leave(client: FakeClient | FakeForwardClient) -> None:
