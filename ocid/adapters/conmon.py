@@ -78,6 +78,7 @@ class Monitor:
                 environment={**runtime_environment(self._scratch), "_OCI_SYNCPIPE": str(_SYNC_FD)},
                 descriptors={0: null, 1: null, 2: errors, _SYNC_FD: writer},
                 new_session=True,
+                directory=order.bundle,  # it writes "oom" there, and dumps core
             )
         except BaseException:
             os.close(reader)

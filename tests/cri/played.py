@@ -28,7 +28,7 @@ from tests.fakes.clients import FakeClient, FakeForwardClient
 from tests.fakes.tokens import FakeTokens
 
 BASE_URL = "http://127.0.0.1:10010"
-SESSIONS_MAX = 8
+SESSIONS_MAX = 24
 SETTLED_S = 600.0
 FOLLOWED_S = 1.0  # how long a stream is read
 SHOWN_MAX = 1500
