@@ -136,8 +136,8 @@ class Request:
 @functools.cache
 def requests(method: MethodDescriptor) -> st.SearchStrategy[Request]:
     """Requests of one method: mostly good ones that are spoilt, some that are good, some that are noise."""
-    spoilt, noise = _spoilt(method), _noise(method.input_type, DEPTH_MAX)
-    return st.integers(0, 9).flatmap(lambda dice: noise if dice == 0 else spoilt).map(lambda one: Request(method, one))
+    spoilt, other = _spoilt(method), noise(method.input_type, DEPTH_MAX)
+    return st.integers(0, 9).flatmap(lambda dice: other if dice == 0 else spoilt).map(lambda one: Request(method, one))
 
 
 def sequences(length: int) -> st.SearchStrategy[list[list[Request]]]:
@@ -264,7 +264,7 @@ def _set(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> N
         for _ in range(draw(st.integers(0, 2)) if field.is_repeated else 1):
             child = target.add() if field.is_repeated else target
             child.SetInParent()
-            child.MergeFrom(draw(_noise(field.message_type, depth - 1)))
+            child.MergeFrom(draw(noise(field.message_type, depth - 1)))
     elif field.is_repeated:
         values = draw(st.lists(_scalar(field, field), max_size=3))
         many = draw(st.integers(0, 19)) == 0
@@ -274,7 +274,8 @@ def _set(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> N
 
 
 @functools.cache
-def _noise(descriptor: Descriptor, depth: int) -> st.SearchStrategy[Message]:
+def noise(descriptor: Descriptor, depth: int = DEPTH_MAX) -> st.SearchStrategy[Message]:
+    """Any message of a type; also of other interfaces than CRI."""
     return _noisy(descriptor, depth)
 
 
