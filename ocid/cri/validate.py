@@ -187,6 +187,8 @@ def pull_image(request: pb.PullImageRequest) -> None:
     checks.plain(request.auth, "auth.")
     for field in ("username", "password", "auth", "server_address", "identity_token", "registry_token"):
         checks.secret(getattr(request.auth, field), f"auth.{field}", CREDENTIAL_BYTES_MAX)
+    if not request.auth.registry_token.isascii():
+        raise InvalidRequest("auth.registry_token is not ASCII, which no header can hold")
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -258,7 +258,10 @@ def _set(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> N
         entries = getattr(message, field.name)
         key, value = (field.message_type.fields_by_name[one] for one in ("key", "value"))
         for _ in range(draw(st.integers(0, 3))):
-            entries[draw(_scalar(key, field))] = draw(_scalar(value, value))
+            if value.message_type is not None:
+                entries[draw(_scalar(key, field))].MergeFrom(draw(noise(value.message_type, depth - 1)))
+            else:
+                entries[draw(_scalar(key, field))] = draw(_scalar(value, value))
     elif field.message_type is not None:
         target = getattr(message, field.name)
         for _ in range(draw(st.integers(0, 2)) if field.is_repeated else 1):

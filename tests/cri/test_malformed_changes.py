@@ -24,6 +24,7 @@ RESOURCES: list[tuple[str, str, str]] = [  # what it is, limits as protobuf text
     ("period below zero", "cpu_period: -1", "cpu_period is -1, wanted 1000 to 1000000"),
     ("quota below none", "cpu_quota: -2", "cpu_quota is -2"),
     ("shares below zero", "cpu_shares: -1", "cpu_shares is -1"),
+    ("shares below the kernel's", "cpu_shares: 1", "cpu_shares is 1, wanted 2 to 262144"),
     ("shares beyond the kernel's", "cpu_shares: 262145", "cpu_shares is 262145"),
     ("memory below none", "memory_limit_in_bytes: -2", "memory_limit_in_bytes is -2"),
     ("swap below none", "memory_swap_limit_in_bytes: -2", "memory_swap_limit_in_bytes is -2"),

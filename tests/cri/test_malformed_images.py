@@ -33,6 +33,7 @@ PULL: list[Case] = [
     ("image name of 5000 bytes", at("image.image", "a" * 5000), INVALID, "the limit is 4096"),
     ("annotation without a key", at("image.annotations", {"": ""}), INVALID, "an empty key"),
     ("token with a second header", at("auth.registry_token", "x\r\nHost: y"), INVALID, "holds a control character"),
+    ("token that is not ASCII", at("auth.registry_token", "t☃"), INVALID, "auth.registry_token is not ASCII"),
     ("password with NUL", at("auth.password", "a\0b"), INVALID, "auth.password holds a NUL"),
     ("token of 100 KB", at("auth.identity_token", "t" * 100_000), INVALID, "auth.identity_token is 100000 bytes"),
     ("pod of any kind", text("sandbox_config { hostname: '/' }"), OK, ""),
