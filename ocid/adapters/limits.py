@@ -9,6 +9,7 @@ Source: OCI runtime command line "update"; kernel cgroup-v1/{cpusets,memory,huge
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ import trio
 from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.handlers import Handler
-from ocid.errors import EffectFailed, OcidError, WrongState
+from ocid.errors import EffectFailed, InvalidRequest, OcidError, WrongState
 from ocid.ports import ContainerOrder, LimitsOrder
 
 _BEFORE, _GIVEN = "limits.before", "limits.json"
@@ -35,6 +36,7 @@ UPDATE_FILES: Final = (
     "update.log",
 )
 
+_NO_VALUE: Final = tuple(os.strerror(code).lower() for code in (errno.EINVAL, errno.ERANGE))
 _PASSES: Final = 3  # a limit may have to wait for another one to be written back: memory with swap, quota with period
 _LIMIT_FILES: Final = (
     *("cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
@@ -64,7 +66,8 @@ class LimitUpdates:
 
         Raises:
             WrongState: the container has no init any more, or uses more memory than it is to have.
-            EffectFailed: the kernel or the runtime refused.
+            InvalidRequest: the kernel says that a value cannot be, or not with the others.
+            EffectFailed: the kernel or the runtime refused for another reason.
             Unavailable: the runtime did not answer in time.
         """
         bundle = Path(order.bundle)
@@ -89,6 +92,8 @@ class LimitUpdates:
                 raise EffectFailed(f"{error.message}; and the kernel refused to have back {', '.join(left)}") from error
             if used is not None and "memory" in str(error):  # the runtime's words name the file
                 raise used from error
+            if isinstance(error, EffectFailed) and any(words in error.message.lower() for words in _NO_VALUE):
+                raise InvalidRequest(error.message) from error
             raise
         finally:
             _remove(bundle)  # but not how it was before: the outcome is not in the log yet

@@ -45,6 +45,8 @@ CLEARED = 240  # requests until all pods are removed: the subnet has no more add
 VALUES_MAX = 1000  # of one field: all
 DEADLINES_S = {"GetContainerEvents": 0.05, "CheckpointContainer": 20.0}  # for the others
 DEADLINE_S = 20.0
+STARTED = 0.5  # of what is created
+START = next(one for one in fuzzing.METHODS if one.name == "StartContainer")
 OUTSIDE = ("host_path", "log_directory", "location", "localhost_ref")  # fields that are paths of the host
 HARMLESS = ("/dev/null",)
 PULLED = ("image", "user_specified_image", "image_ref")
@@ -128,6 +130,8 @@ class Player:
             self.ids["@new-pod"] = reply.pod_sandbox_id
         elif isinstance(reply, pb.CreateContainerResponse):
             self.ids["@new-container"] = reply.container_id
+            if self._dice.random() < STARTED:
+                self.send(fuzzing.Request(START, pb.StartContainerRequest(container_id=reply.container_id)))
         elif isinstance(reply, pb.ExecResponse | pb.AttachResponse | pb.PortForwardResponse):
             self._open(reply.url)
 

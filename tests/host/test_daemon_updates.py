@@ -100,8 +100,8 @@ def test_limits_of_created_and_running_containers(
         assert kubelet.sh(container_id, "grep Cpus_allowed_list /proc/self/status").split()[-1] == "0"
         for limits, status, words in (
             ({"memory_limit_in_bytes": 4096}, Status.FAILED_PRECONDITION, "bytes, not 4096 at most"),
-            ({"cpu_quota": 5}, Status.UNKNOWN, "change of limits"),
-            ({"cpuset_cpus": "4095", "cpu_shares": 2}, Status.UNKNOWN, "change of limits"),
+            ({"cpu_quota": 5}, Status.INVALID_ARGUMENT, "change of limits"),
+            ({"cpuset_cpus": "4095", "cpu_shares": 2}, Status.INVALID_ARGUMENT, "change of limits"),
         ):
             with pytest.raises(GRPCError) as caught:
                 update(kubelet, container_id, **limits)
@@ -133,7 +133,7 @@ def test_kills_in_the_middle_of_changes(stage: Stage, private_mounts: None) -> N
                         update(mine, container_id, **limits)
                         acknowledged[0] += 1
                     except GRPCError as error:
-                        if error.status is not Status.UNKNOWN:
+                        if error.status is not Status.INVALID_ARGUMENT:
                             raise
 
         for round_ in range(6):
