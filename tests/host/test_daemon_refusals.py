@@ -473,7 +473,8 @@ def test_a_full_disk(stage: Stage, small_disk: Path) -> None:
                 use_up(kubelet)
             code = one.keeper.ended(one.pid, 20)
             assert code not in (None, 0), one.said()
-            assert "space" in one.said().lower() or "full" in one.said().lower()
+            words = one.said().lower()
+            assert any(each in words for each in ("space", "full", "input/output error"))  # LMDB's, of half a write
             assert Path(f"/proc/{pid}").exists()
             filling.unlink()
             one.pid = 0
