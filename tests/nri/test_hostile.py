@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import trio
 import trio.testing
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -32,16 +33,22 @@ ASKED = ("Configure", "Synchronize", "CreateContainer", "UpdateContainer", "Stop
 RUNTIME = {one.name: one.input_type for one in pb.DESCRIPTOR.services_by_name["Runtime"].methods}
 SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
+
+def said_by(descriptor: Descriptor) -> st.SearchStrategy[Message]:
+    """Messages that fit into one of ttrpc."""
+    return noise(descriptor).filter(lambda message: message.ByteSize() < ttrpc.MESSAGE_BYTES_MAX // 8)
+
+
 answers = st.fixed_dictionaries(
     {},
     optional={
-        name: st.one_of(noise(METHODS[name].output_type), st.builds(Refusal, st.text(), st.integers(0, 2**31 - 1)))
+        name: st.one_of(said_by(METHODS[name].output_type), st.builds(Refusal, st.text(), st.integers(0, 2**31 - 1)))
         for name in ASKED
     },
 )
 adjustments = st.builds(
     lambda parts: [pb.CreateContainerResponse(adjust=one) for one in parts],
-    st.lists(noise(pb.ContainerAdjustment.DESCRIPTOR), min_size=1, max_size=4),
+    st.lists(said_by(pb.ContainerAdjustment.DESCRIPTOR), min_size=1, max_size=4),
 )
 
 
@@ -113,7 +120,7 @@ def test_any_adjustments_are_made_or_refused(said: list[pb.CreateContainerRespon
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-calls = st.sampled_from(list(RUNTIME)).flatmap(lambda name: st.tuples(st.just(name), noise(RUNTIME[name])))
+calls = st.sampled_from(list(RUNTIME)).flatmap(lambda name: st.tuples(st.just(name), said_by(RUNTIME[name])))
 
 
 @SETTINGS
