@@ -87,6 +87,7 @@ async def serve(loaded: Loaded) -> None:
     root, run = Path(config.root), Path(config.run)
     for directory in (root, run):
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    os.chdir(run)  # no directory of whoever started us is held, or written to by what we start
     listener = server.bind(Path(config.socket))
     try:
         opened = await trio.to_thread.run_sync(_open_log, config)

@@ -22,7 +22,7 @@ def cdi_nodes(files: HostFiles, edits: cdi.Edits) -> list[DeviceNode]:
     """Return the device nodes of *edits*, completed from the host where a specification leaves that to it.
 
     Raises:
-        EffectFailed: the host has no such device.
+        InvalidRequest: the host has no such device.
     """
     return [
         cdi.completed(node, found)

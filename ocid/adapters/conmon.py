@@ -78,6 +78,7 @@ class Monitor:
                 environment={**runtime_environment(self._scratch), "_OCI_SYNCPIPE": str(_SYNC_FD)},
                 descriptors={0: null, 1: null, 2: errors, _SYNC_FD: writer},
                 new_session=True,
+                directory=order.bundle,  # it writes "oom" there, and dumps core
             )
         except BaseException:
             os.close(reader)
@@ -266,7 +267,7 @@ async def _first_line(reader: int) -> _Said:
         text += piece
     try:
         return msgspec.json.decode(text.partition(b"\n")[0], type=_Said)
-    except msgspec.DecodeError:  # an old conmon escapes the runtime's words badly
+    except (msgspec.DecodeError, UnicodeDecodeError):  # an old conmon escapes the runtime's words badly, or cuts them
         return _Said(message=tail(text))
 
 
@@ -289,7 +290,7 @@ def runtime_error(log: Path) -> str:
     except OSError:
         return ""
     for line in reversed(lines):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, Mapping) and entry.get("level") in ("error", "fatal"):
                 return str(entry.get("msg", ""))

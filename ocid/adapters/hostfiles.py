@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ _PROFILES_BYTES_MAX: Final = 8 << 20  # some 100,000 profiles
 # Not devices of the host but of other containers, sessions or programs.
 _SKIPPED_DIRECTORIES: Final = frozenset({"pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mounts", ".udev"})
 _SKIPPED_FILES: Final = frozenset({"/dev/console"})
+_NOT_A_PATH: Final = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _KINDS: Final = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 
 
@@ -41,7 +43,7 @@ class HostDirectory:
         """Resolve symbolic links of a bind mount's source; make a missing one a directory when *create* is set.
 
         Raises:
-            InvalidRequest: it is missing.
+            InvalidRequest: it is missing, or no path that can be.
             EffectFailed: it cannot be made.
         """
         try:
@@ -52,25 +54,26 @@ class HostDirectory:
                 os.makedirs(real, mode=0o755, exist_ok=True)
             return os.path.realpath(host_path, strict=True)
         except OSError as error:
-            raise EffectFailed(f"mount source {host_path!r}: {error.strerror}") from error
+            raise _refusal(f"mount source {host_path!r}", error) from error
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
         """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container.
 
         Raises:
-            EffectFailed: it is missing, or no device.
+            InvalidRequest: it is missing, or no device.
+            EffectFailed: it cannot be looked at.
         """
         try:
             real = os.path.realpath(host_path, strict=True)
             status = os.stat(real)
         except OSError as error:
-            raise EffectFailed(f"device {host_path!r}: {error.strerror}") from error
+            raise _refusal(f"device {host_path!r}", error) from error
         if stat.S_ISDIR(status.st_mode):
             nodes = tuple(_limited(real))
         else:
             node = _node(real, status)
             if node is None:
-                raise EffectFailed(f"device {host_path!r} is no device node")
+                raise InvalidRequest(f"{host_path!r} is no device node of this host")
             nodes = (node,)
         return tuple(
             msgspec.structs.replace(node, path=container_path + node.path.removeprefix(real), access=permissions)
@@ -85,13 +88,14 @@ class HostDirectory:
         """Read at most *limit* bytes of a host file.
 
         Raises:
-            EffectFailed: it is missing or cannot be read.
+            InvalidRequest: it is missing, or no file.
+            EffectFailed: it cannot be read.
         """
         try:
             with open(path, "rb") as file:
                 return file.read(limit)
         except OSError as error:
-            raise EffectFailed(f"host file {path!r}: {error.strerror}") from error
+            raise _refusal(f"host file {path!r}", error) from error
 
     async def relabel(self, path: str, label: str) -> None:
         """Give a mount's source, and all below it, this SELinux label. Done already is success.
@@ -123,6 +127,15 @@ class HostDirectory:
                     raise Exhausted(f"more than {cdi.SPECS_MAX} CDI specifications in {', '.join(self._cdi_dirs)}")
                 found.append(cdi.Source(path=path, priority=priority, content=_spec(path)))
         return found
+
+
+def _refusal(what: str, error: OSError) -> InvalidRequest | EffectFailed:
+    """Tell what a request names and is not there from what is there and fails."""
+    if error.errno == errno.ENOENT:
+        return InvalidRequest(f"{what} does not exist on this host")
+    if error.errno in _NOT_A_PATH:
+        return InvalidRequest(f"{what} cannot exist on this host: {error.strerror}")
+    return EffectFailed(f"{what}: {error.strerror}")
 
 
 def _specs_in(directory: str) -> list[str]:

@@ -24,10 +24,10 @@ async def update_container_resources(
     The OCI runtime may still be making the container: the change then follows.
 
     Raises:
-        InvalidRequest: the request is malformed.
+        InvalidRequest: the request is malformed, or the kernel says that a value cannot be.
         NotFound: there is no such container.
-        WrongState: it ended, or is being stopped.
-        EffectFailed: kernel or OCI runtime refused; all limits are what they were.
+        WrongState: it ended, is being stopped, or uses more memory than the new limit.
+        EffectFailed: kernel or OCI runtime refused for another reason. Always, all limits are what they were.
         Unsupported: this host's cgroups have no such limit.
     """
     validate.update_container_resources(request)

@@ -168,7 +168,7 @@ def parse(source: Source) -> Spec:
         raise InvalidRequest(f"{source.path} is not read: only .json files of at most {SPEC_BYTES_MAX} bytes are")
     try:
         spec = msgspec.json.decode(source.content, type=Spec)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"{source.path}: {error}") from None
     if _VERSION.fullmatch(spec.cdi_version) is None:
         raise InvalidRequest(f"{source.path}: cdiVersion {spec.cdi_version[:32]!r}: wanted 0.3.0 to 1.x")

@@ -205,6 +205,8 @@ def _linux(old: Spec, wanted: Adjustment, claims: _Claims) -> dict[str, Any]:
     if wanted.namespaces:
         linux["namespaces"] = _namespaces(linux.get("namespaces", ()), wanted.namespaces, claims)
     if wanted.seccomp is not None:
+        if "defaultAction" not in wanted.seccomp:
+            raise InvalidRequest(f"plugin {claims.plugin}: a seccomp policy has no default action")
         claims.set("seccomp")
         linux["seccomp"] = wanted.seccomp
     propagations = {option for mount in wanted.mounts for option in mount.options}

@@ -102,9 +102,10 @@ class Runtime(Protocol):
         A try that the daemon's death cut short is finished by the next one of the same ``update_id``.
 
         Raises:
-            WrongState: the container has no init any more.
-            EffectFailed: the kernel or the OCI runtime refused. The limits are again what they were before; cancelled,
-                too.
+            WrongState: the container has no init any more, or uses more memory than its limit is to be.
+            InvalidRequest: the kernel says that a value cannot be.
+            EffectFailed: the kernel or the OCI runtime refused for another reason. After each of them, and cancelled,
+                the limits are again what they were before.
         """
 
     async def wait(self, order: ContainerOrder, process: Process) -> Exit:
@@ -148,6 +149,7 @@ class Runtime(Protocol):
         Raises:
             Unsupported: the OCI runtime or this host cannot do it; the reason is in the message.
             TimedOut: it took longer than the order allows.
+            InvalidRequest: the archive cannot be where it is to be.
             EffectFailed: the runtime refused, or the archive could not be written.
         """
 

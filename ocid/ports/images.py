@@ -196,13 +196,21 @@ class HostFiles(Protocol):
         """
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
-        """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container."""
+        """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container.
+
+        Raises:
+            InvalidRequest: it is missing, or no device.
+        """
 
     def all_devices(self) -> Sequence[DeviceNode]:
         """Return every device node of the host's /dev, for privileged containers."""
 
     def read(self, path: str, limit: int) -> bytes:
-        """Read at most *limit* bytes of a host file, such as a seccomp profile."""
+        """Read at most *limit* bytes of a host file, such as a seccomp profile.
+
+        Raises:
+            InvalidRequest: it is missing, or no file.
+        """
 
     async def relabel(self, path: str, label: str) -> None:
         """Give a mount's source, and all below it, this SELinux label. Done already is success.

@@ -107,14 +107,15 @@ async def test_a_change_right_after_the_creation_follows_it(daemon: Daemon, pod_
 async def test_a_refused_change_leaves_all_as_it_was(daemon: Daemon, pod_id: str) -> None:
     app = await limited(daemon, pod_id, cpu_shares=512, memory_limit_in_bytes=GIB)
     before = dict(daemon.node.world.limits[app])
-    with refused(Status.UNKNOWN, "limits of container 'app': device or resource busy"):
+    with refused(Status.FAILED_PRECONDITION, "limits of container 'app': memory of container", "not 1048575 at most"):
         await update(daemon, app, memory_limit_in_bytes=USED_BYTES - 1, cpu_shares=2)
 
     assert await limits_of(daemon, app) == Limits(cpu_shares=512, memory_limit_in_bytes=GIB)
     assert daemon.node.world.limits[app] == before
     (fact,) = daemon.log(container.UpdateRefused)
     assert isinstance(fact.event, container.UpdateRefused)
-    assert (fact.event.error, fact.event.message) == ("EffectFailed", "device or resource busy")
+    assert fact.event.error == "WrongState"
+    assert fact.event.message == f"memory of container {app!r} is 1048576 bytes, not 1048575 at most"
     await update(daemon, app, cpu_shares=2)
     assert (await limits_of(daemon, app)).cpu_shares == 2
 

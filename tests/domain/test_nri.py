@@ -185,7 +185,7 @@ CONFLICTS = {
     "unified 'u'": Adjustment(resources=Resources(unified={"u": "1"})),
     "pids limit": Adjustment(resources=Resources(pids_limit=1)),
     "oom score": Adjustment(oom_score_adj=1),
-    "seccomp": Adjustment(seccomp={}),
+    "seccomp": Adjustment(seccomp={"defaultAction": "SCMP_ACT_ALLOW"}),
     "namespaces 'pid'": Adjustment(namespaces=(("pid", ""),)),
     "sysctl 's'": Adjustment(sysctl={"s": "1"}),
 }
@@ -220,6 +220,7 @@ def test_what_a_plugin_removes_another_may_set_anew() -> None:
         (Adjustment(devices=(Device(path="/dev/x", kind="z"),)), "wanted an absolute path"),
         (Adjustment(rlimits=(Rlimit(kind="RLIMIT_CORE", hard=1, soft=2),)), "above its ceiling"),
         (Adjustment(args=("",)), "without a program"),
+        (Adjustment(seccomp={"flags": []}), "plugin 10-a: a seccomp policy has no default action"),
     ],
 )
 def test_what_means_nothing_is_refused(wanted: Adjustment, words: str) -> None:

@@ -55,6 +55,8 @@ class FakeHostFiles:
         return host_path
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
+        if host_path.startswith("/missing"):
+            raise InvalidRequest(f"device {host_path!r} does not exist on this host")
         return (DeviceNode(path=container_path, kind="c", major=1, minor=3, access=permissions),)
 
     def all_devices(self) -> Sequence[DeviceNode]:

@@ -121,11 +121,12 @@ class FakeRuntime:
                 world.before_update[name] = (limits.update_id, before)
             try:
                 for part, values in limits.resources.items():
-                    if values.get("limit", USED_BYTES) < USED_BYTES:
-                        raise EffectFailed("device or resource busy")
+                    if part == "memory" and 0 <= values.get("limit", USED_BYTES) < USED_BYTES:
+                        wants = f"{values['limit']} at most"
+                        raise WrongState("memory of container", name, wants=wants, is_now=f"{USED_BYTES} bytes")
                     world.limits[name] = {**world.limits[name], part: values}
                     await self._life.step(f"runtime.update {part}")
-            except (EffectFailed, trio.Cancelled):
+            except (WrongState, trio.Cancelled):
                 if not self._life.dead and name in world.limits:
                     world.limits[name] = before
                 raise

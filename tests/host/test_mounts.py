@@ -109,8 +109,26 @@ def test_devices_are_read_as_the_container_will_see_them(tmp_path: Path) -> None
     (null,) = files.devices(str(tmp_path / "sink"), "/dev/other", "r")
 
     assert (null.path, null.kind, null.major, null.minor, null.access) == ("/dev/other", "c", 1, 3, "r")
-    with pytest.raises(EffectFailed, match="no device"):
-        files.devices("/etc/passwd", "/x", "r")
+    for path, words in (
+        ("/etc/passwd", "no device"),
+        ("/dev/no-such", "'/dev/no-such' does not exist on this host"),
+        ("/dev/null/x", "'/dev/null/x' cannot exist on this host: Not a directory"),
+        ("/" + "x" * 300, "cannot exist on this host: File name too long"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            files.devices(path, "/x", "r")
+
+
+def test_files_that_a_request_names_and_are_not_there_are_its_fault(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("{}")
+    assert HostDirectory().read(str(tmp_path / "profile"), 1) == b"{"
+    for name in ("none", "profile/x", "."):
+        with pytest.raises(InvalidRequest, match="exist on this host"):
+            HostDirectory().read(str(tmp_path / name), 100)
+
+
+def test_every_device_of_the_host() -> None:
+    files = HostDirectory()
     paths = {node.path for node in files.all_devices()}
     assert {"/dev/null", "/dev/zero"} <= paths
     assert not any(path.startswith("/dev/pts") for path in paths)
