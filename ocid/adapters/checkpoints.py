@@ -51,7 +51,7 @@ class Checkpoints:
             TimedOut: it took longer than the order allows.
             EffectFailed: the runtime refused, or the archive could not be written.
         """
-        await self._require(handler)
+        await self.require(handler)
         work = _work(order, what.checkpoint_id)
         with _directory_of(what.location) as directory:
             half = _half(what.checkpoint_id)
@@ -92,7 +92,12 @@ class Checkpoints:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    async def _require(self, handler: Handler) -> None:
+    async def require(self, handler: Handler) -> None:
+        """Return when the runtime on this host can checkpoint and restore.
+
+        Raises:
+            Unsupported: it cannot; the reason is in the message.
+        """
         if handler.path not in self._refusals:
             with trio.CancelScope(shield=True):  # "criu check" forks, and killed it would leave its children behind
                 self._refusals[handler.path] = await _refusal(handler)

@@ -89,6 +89,18 @@ class Runtime(Protocol):
             EffectFailed: the runtime refused; its own words are in the message.
         """
 
+    async def restore(self, order: ContainerOrder) -> Process:
+        """Bring back the processes of the checkpoint that ``Archives.unpack`` has unpacked; they run at once.
+
+        Never done twice: one that was done is found, also when its init has ended since; one that was cut short is
+        cleared away.
+
+        Raises:
+            Unsupported: the OCI runtime or this host cannot do it.
+            EffectFailed: the runtime refused; its own words are in the message.
+            Unavailable: it was cut short, or did not end in time; nothing of it runs.
+        """
+
     async def start(self, order: ContainerOrder) -> None:
         """Let the container's program run. Success when it runs already or ran.
 
