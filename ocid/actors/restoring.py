@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ocid.actors.actor import Note
-from ocid.actors.host import Host
+from ocid.actors.host import Host, back_off
 from ocid.actors.image import Images
 from ocid.actors.plugins import Hooks
 from ocid.domain.checkpoint_facts import CheckpointFacts, missing_binds
@@ -46,6 +46,7 @@ async def mount_root(
     if declared.restores is None:
         return await host.layers.mount(order, facts.layers, view), None
     host.archives.require()
+    await host.layers.unmount(order)
     await host.layers.remove_writable(order)  # of an earlier try: its layer is half filled
     await host.layers.mount(order, facts.layers, view)  # which makes the writable layer as the image wants it
     await host.layers.unmount(order)
@@ -71,6 +72,7 @@ def compare(checkpoint: CheckpointFacts | None, spec: Mapping[str, Any]) -> None
 async def perform(host: Host, hooks: Hooks, effect: Effect, order: ContainerOrder, state: Container) -> Note:
     """Run one effect that only such a container owes."""
     if isinstance(effect, Forgo):
+        await back_off(effect.failures)
         now_ns = host.clock.wall_ns()
         return Note(NoteExited(at_ns=now_ns, exit_code=UNSTARTED_CODE, oom_killed=False, source="unstarted"))
     host.archives.require()

@@ -217,8 +217,7 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
         case NotePrepared() | NoteCreated() | NoteStarted():
             return () if state.ended else _decide_made(state, command)
         case restores.NoteRestored():
-            made, runs = state.created is not None, state.started_at_ns > 0
-            return () if state.ended else restores.decide(command, created=made, started=runs)
+            return () if state.ended else restores.decide(command, state.created, state.started_at_ns)
         case NoteReleased():
             return (events.Released(),) if state.ended and not state.released else ()
         case NoteErased():
@@ -351,7 +350,7 @@ def plan(state: Container) -> Effect | None:
     if state.prepared is None:
         return PrepareEffect()
     if state.created is None and state.declared.restores is not None:
-        return restores.plan(start_wanted=state.start_wanted, stop_wanted=state.stop is not None)
+        return restores.plan(state.start_wanted, state.stop, state.failures)
     if state.created is None:
         return CreateEffect()
     pid, start_ticks = state.created.pid, state.created.start_ticks

@@ -32,21 +32,25 @@ class RestoreEffect(msgspec.Struct, frozen=True, kw_only=True, tag="Restore"):
 class Forgo(msgspec.Struct, frozen=True, kw_only=True):
     """End what was stopped before anything of it ran."""
 
+    failures: int
+
 
 Effect = RestoreEffect | Forgo
 
 
-def decide(note: NoteRestored, *, created: bool, started: bool) -> tuple[events.Created | events.Started, ...]:
+def decide(
+    note: NoteRestored, created: events.Created | None, started_at_ns: int
+) -> tuple[events.Created | events.Started, ...]:
     """Say which facts *note* makes: both at once, for there is no moment between them."""
-    made = () if created else (events.Created(pid=note.pid, start_ticks=note.start_ticks),)
-    return made if started else (*made, events.Started(at_ns=note.at_ns))
+    made = () if created is not None else (events.Created(pid=note.pid, start_ticks=note.start_ticks),)
+    return made if started_at_ns else (*made, events.Started(at_ns=note.at_ns))
 
 
-def plan(*, start_wanted: bool, stop_wanted: bool) -> Effect | None:
+def plan(start_wanted: bool, stop: events.StopRequested | None, failures: int) -> Effect | None:
     """Return what a prepared container without processes owes.
 
     A stop does not cut a restore short: what is half made is finished, then killed, and nothing is left unnamed.
     """
     if start_wanted:
         return RestoreEffect()
-    return Forgo() if stop_wanted else None
+    return Forgo(failures=failures) if stop is not None else None
