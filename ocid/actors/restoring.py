@@ -46,6 +46,7 @@ async def mount_root(
     if declared.restores is None:
         return await host.layers.mount(order, facts.layers, view), None
     host.archives.require()
+    await host.runtime.require_restore(order)
     await host.layers.unmount(order)
     await host.layers.remove_writable(order)  # of an earlier try: its layer is half filled
     await host.layers.mount(order, facts.layers, view)  # which makes the writable layer as the image wants it

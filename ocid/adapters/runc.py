@@ -182,11 +182,14 @@ class OciRuntime:
             return None  # its monitor has yet to find that the daemon it would tell is dead, and dies of that
         return state.process if processes.alive(state.process) and processes.alive(monitor) else None
 
+    async def require_restore(self, order: ContainerOrder) -> None:
+        """Return when the container's OCI runtime on this host can restore; Unsupported, with the reason, when not."""
+        await self._checkpoints.require(self.handler(order.handler))
+
     async def restore(self, order: ContainerOrder) -> Process:
         """Bring back the processes of the checkpoint that is unpacked for the container; they run. Never done twice.
 
         Raises:
-            Unsupported: the OCI runtime or this host cannot do it.
             EffectFailed: runtime or CRIU refused; their own words are in the message.
             Unavailable: it did not end in time, or the daemon's death cut it short; nothing of it runs.
         """
@@ -198,7 +201,6 @@ class OciRuntime:
                 message = "was cut short, and is not tried again, for it may have run: create it anew"
                 raise Unavailable(f"restore of container {order.container_id!r} {message}")
         else:
-            await self._checkpoints.require(handler)
             init = await self._restored(handler, order)
         self._oom.made(order)
         self._monitor.forget_create(order)

@@ -89,6 +89,13 @@ class Runtime(Protocol):
             EffectFailed: the runtime refused; its own words are in the message.
         """
 
+    async def require_restore(self, order: ContainerOrder) -> None:
+        """Return when the container's OCI runtime on this host can restore.
+
+        Raises:
+            Unsupported: it cannot; the reason is in the message.
+        """
+
     async def restore(self, order: ContainerOrder) -> Process:
         """Bring back the processes of the checkpoint that ``Archives.unpack`` has unpacked; they run at once.
 
@@ -96,7 +103,6 @@ class Runtime(Protocol):
         cleared away.
 
         Raises:
-            Unsupported: the OCI runtime or this host cannot do it.
             EffectFailed: the runtime refused; its own words are in the message.
             Unavailable: it was cut short, or did not end in time; nothing of it runs.
         """

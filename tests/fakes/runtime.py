@@ -70,6 +70,9 @@ class FakeRuntime:
             task = await self._make(order, "runtime.create half")
         return task.process
 
+    async def require_restore(self, order: ContainerOrder) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def restore(self, order: ContainerOrder) -> Process:
         world, name = self._world, order.container_id
         async with self._life.effect("runtime.restore", name):

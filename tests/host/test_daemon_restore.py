@@ -4,7 +4,9 @@ where CRIU cannot work."""
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import time
@@ -13,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from ocid.cri.stubs import api_pb2 as pb
+from tests import images
 from tests.host import daemon as host
-from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, log_lines, wait_for
+from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, log_lines, refused, wait_for
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
 stage, kubelet, nothing_leaks = host.stage, host.kubelet, host.nothing_leaks
@@ -25,7 +30,6 @@ SCRIPT = (
     "rm /etc/group; rm -r /tmp; mkdir /tmp; echo x > /tmp/new; ln -s new /tmp/link; echo w > /.wh.passwd; "
     "i=0; while true; do i=$((i+1)); echo $i > /count; echo $i; sleep 0.05; done"
 )
-BACKGROUND = "container_of_checkpoint"
 
 
 @pytest.fixture(scope="session")
@@ -127,3 +131,133 @@ def test_what_is_restored_is_checkpointed_again(kubelet: Kubelet, archive: Path,
     again = kubelet.start(kubelet.run_pod(), image=str(second))
     wait_for(lambda: len(numbers(kubelet.status(again))) > 2, "it counts on")
     assert kubelet.sh(again, "test ! -e /etc/group && cat /tmp/new") == "x"
+
+
+def test_an_image_holds_a_checkpoint(daemon: Daemon, kubelet: Kubelet, archive: Path) -> None:
+    annotations = {"io.kubernetes.cri-o.annotations.checkpoint.name": "main"}
+    built = images.image([archive.read_bytes()], annotations=annotations)
+    daemon.registry.put("test/held", "1", built)
+    name = f"{daemon.registry.host}/test/held:1"
+    kubelet.call("PullImage", image=pb.ImageSpec(image=name))
+    pod = kubelet.run_pod()
+    one = kubelet.start(pod, image=name)
+
+    wait_for(lambda: len(numbers(kubelet.status(one))) > 4, "it counts on")
+    assert kubelet.status(one).image.image.startswith("docker.io/test/busybox")
+    assert kubelet.sh(one, "test ! -e /etc/group && cat /tmp/link") == "x"
+    kubelet.call("RemoveImage", image=pb.ImageSpec(image=name))
+    assert kubelet.status(one).state == pb.CONTAINER_RUNNING
+
+
+def test_mounts_must_be_there_again(kubelet: Kubelet, tmp_path: Path) -> None:
+    place, old, new = tmp_path / "one.tar", tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    script = "i=0; while true; do i=$((i+1)); echo $i > /data/count; echo $i; sleep 0.05; done"
+    checkpointed(kubelet, place, script, mounts=[pb.Mount(container_path="/data", host_path=str(old))])
+    pod = kubelet.run_pod()
+    with pytest.raises(GRPCError) as error:
+        kubelet.create(pod, image=str(place))
+    assert refused(error)[0] is Status.INVALID_ARGUMENT
+    assert "mounts that this one lacks: add mounts at '/data'" in refused(error)[1]
+    one = kubelet.start(pod, image=str(place), mounts=[pb.Mount(container_path="/data", host_path=str(new))])
+    wait_for(lambda: (new / "count").exists(), "it counts in the new directory")
+    assert kubelet.status(one).state == pb.CONTAINER_RUNNING
+
+
+def test_images_that_criu_cannot_restore_fail_the_start(daemon: Daemon, kubelet: Kubelet, archive: Path) -> None:
+    broken = archive.with_name("broken.tar")
+    with tarfile.open(archive) as source, tarfile.open(broken, "w") as target:
+        for one in source:
+            content = source.extractfile(one).read() if one.isreg() else b""  # type: ignore[union-attr]
+            if one.name == "checkpoint/pstree.img":
+                content = content[: len(content) // 2]
+            one.size = len(content)
+            target.addfile(one, io.BytesIO(content))
+    made = kubelet.create(kubelet.run_pod(), image=str(broken))
+    with pytest.raises(GRPCError) as error:
+        kubelet.call("StartContainer", container_id=made)
+    print(refused(error))
+    assert f"restore of container '{made}': " in refused(error)[1]
+    status = kubelet.status(made)
+    assert (status.state, status.reason, status.exit_code) == (pb.CONTAINER_EXITED, "StartError", 128)
+
+
+def test_one_that_never_starts_leaves_nothing(kubelet: Kubelet, archive: Path) -> None:
+    one = kubelet.create(kubelet.run_pod(), image=str(archive))
+    kubelet.call("StopContainer", container_id=one, timeout=5)
+
+    status = kubelet.status(one)
+    assert (status.state, status.exit_code) == (pb.CONTAINER_EXITED, 137)
+    assert not Path(status.log_path).exists()
+
+
+def test_it_is_switched_off_unless_the_configuration_says_otherwise(stage: Stage, archive: Path) -> None:
+    with stage.daemon() as plain, plain.client() as cri:
+        one = Kubelet(cri, plain.directory, plain.cgroup_parent)
+        pod = one.run_pod()
+        with pytest.raises(GRPCError) as error:
+            one.create(pod, image=str(archive))
+        assert refused(error)[0] is Status.UNIMPLEMENTED
+        assert "set restore = true in [checkpoint]" in refused(error)[1]
+        one.remove_everything()
+        plain.assert_no_leaks()
+
+
+def test_a_restore_whose_monitor_dies_with_the_daemon_is_not_repeated(
+    daemon: Daemon, kubelet: Kubelet, archive: Path
+) -> None:
+    pod = kubelet.run_pod()
+    one = kubelet.create(pod, image=str(archive))
+    kubelet.begin("StartContainer", container_id=one)
+    wait_for(lambda: monitors(daemon, one), "its monitor is there")
+    daemon.kill()
+    for pid in monitors(daemon, one):
+        os.kill(pid, signal.SIGKILL)
+    daemon.start()
+    with daemon.client() as cri:
+        later = Kubelet(cri, daemon.directory, daemon.cgroup_parent)
+        status = later.exited(one)
+        assert (status.reason, status.exit_code) == ("StartError", 128)
+        assert "is not tried again, for it may have run: create it anew" in status.message
+        again = later.start(pod, image=str(archive), attempt=1)
+        wait_for(lambda: len(numbers(later.status(again))) > 2, "another one counts on")
+        later.end_pod(pod)
+
+
+def monitors(daemon: Daemon, container_id: str) -> list[int]:
+    return [int(found.split()[0]) for found in daemon._processes() if f"-c {container_id} " in found]
+
+
+@pytest.mark.parametrize("after_ms", [0, 5, 15, 30, 60, 90, 120, 160, 220, 300, 400])
+def test_killed_while_it_restores(daemon: Daemon, kubelet: Kubelet, archive: Path, after_ms: int) -> None:
+    """It runs, once, and is watched; or it ended, nothing of it runs, and another one can be made."""
+    pod = kubelet.run_pod()
+    one = kubelet.create(pod, image=str(archive))
+    kubelet.begin("StartContainer", container_id=one)
+    time.sleep(after_ms / 1000)
+    daemon.kill()
+    daemon.start()
+    with daemon.client() as cri:
+        later = Kubelet(cri, daemon.directory, daemon.cgroup_parent)
+        try:
+            cri.call("StartContainer", container_id=one)
+        except GRPCError as error:
+            print(after_ms, error)
+        wait_for(lambda: later.status(one).state != pb.CONTAINER_CREATED, "it is decided", 30)
+        status = later.status(one)
+        print(after_ms, pb.ContainerState.Name(status.state), status.message)
+        if status.state == pb.CONTAINER_EXITED:
+            assert status.reason == "StartError"
+            assert "create it anew" in status.message
+            wait_for(lambda: not [group for group in daemon._cgroups() if one in group], "nothing of it is left")
+            one = later.start(pod, image=str(archive), attempt=1)
+        before = len(numbers(later.status(one)))
+        wait_for(lambda: len(numbers(later.status(one))) > before + 2, "it counts on")
+        seen = numbers(later.status(one))
+        assert seen == list(range(seen[0], seen[0] + len(seen))), "it ran once"
+        later.call("StopContainer", container_id=one, timeout=0)
+        assert later.status(one).exit_code == 137
+        later.end_pod(pod)
+    kinds = [event.type for event in daemon.events() if event.stream == f"container/{one}"]
+    assert kinds.count("container.started") == 1
