@@ -88,7 +88,8 @@ class ContainerEffects:
                 await hooks.mention(Event.POST_START_CONTAINER, state, started_at_ns=at_ns)
                 return Note(domain.NoteStarted(at_ns=at_ns))
             case RestoreEffect() | Forgo():
-                return await restoring.perform(host, hooks, effect, self.order(declared), state)
+                pod = self._pod_of(declared.pod_id)
+                return await restoring.perform(host, hooks, effect, self.order(declared), state, pod)
             case domain.Watch(pid=pid, start_ticks=ticks, failures=failures):
                 await back_off(failures)
                 ended = await host.runtime.wait(self.order(declared), Process(pid=pid, start_ticks=ticks))

@@ -10,10 +10,12 @@ from ocid.actors.actor import Note
 from ocid.actors.host import Host, back_off
 from ocid.actors.image import Images
 from ocid.actors.plugins import Hooks
+from ocid.actors.pod import sandbox_order
 from ocid.domain.checkpoint_facts import CheckpointFacts, missing_binds
 from ocid.domain.container import Container, NoteExited
 from ocid.domain.container_restore import UNSTARTED_CODE, Effect, Forgo, NoteRestored
 from ocid.domain.nri import Event
+from ocid.domain.pod import Pod
 from ocid.errors import InvalidRequest
 from ocid.events.container import Declared, Origin
 from ocid.ports import ContainerOrder, ImageFacts, ImageView
@@ -70,7 +72,7 @@ def compare(checkpoint: CheckpointFacts | None, spec: Mapping[str, Any]) -> None
         raise InvalidRequest(f"the checkpointed container had mounts that this one lacks: add mounts at {named}{more}")
 
 
-async def perform(host: Host, hooks: Hooks, effect: Effect, order: ContainerOrder, state: Container) -> Note:
+async def perform(host: Host, hooks: Hooks, effect: Effect, order: ContainerOrder, state: Container, pod: Pod) -> Note:
     """Run one effect that only such a container owes."""
     if isinstance(effect, Forgo):
         await back_off(effect.failures)
@@ -82,6 +84,8 @@ async def perform(host: Host, hooks: Hooks, effect: Effect, order: ContainerOrde
     await hooks.tell(Event.START_CONTAINER, state)
     at_ns = host.clock.wall_ns()  # before: a short program has ended when the restore returns
     process = await host.runtime.restore(order)
+    assert pod.declared is not None, "a container's pod is declared before it"
+    await host.sandboxes.furnish_again(sandbox_order(host, pod.declared))
     await hooks.mention(Event.POST_CREATE_CONTAINER, state, pid=process.pid)
     await hooks.mention(Event.POST_START_CONTAINER, state, pid=process.pid, started_at_ns=at_ns)
     return Note(NoteRestored(pid=process.pid, start_ticks=process.start_ticks, at_ns=at_ns))

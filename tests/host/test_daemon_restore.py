@@ -91,7 +91,8 @@ def last_count(archive: Path) -> int:
 
 def test_a_container_goes_on_in_another_pod(daemon: Daemon, kubelet: Kubelet, archive: Path) -> None:
     before = last_count(archive)
-    pod = kubelet.run_pod()
+    pod = kubelet.run_pod(name="new-pod", linux={"sysctls": {"kernel.shm_rmid_forced": "1"}})
+    other = kubelet.start(pod, "sleep", "1000", name="other")
     one = kubelet.create(pod, "sh", "-c", "exit 7", image=str(archive), labels={"mine": "new"}, name="again")
     assert kubelet.status(one).state == pb.CONTAINER_CREATED
     assert not kubelet.info(one)["pid"]
@@ -111,6 +112,11 @@ def test_a_container_goes_on_in_another_pod(daemon: Daemon, kubelet: Kubelet, ar
     assert kubelet.sh(one, "test ! -e /etc/group && cat /etc/passwd | wc -l") == "2"
     assert int(kubelet.sh(one, "cat /count") or 0) >= seen[-1]
     assert not (daemon.root / "containers" / one / "restore").exists()
+    for container in (one, other):
+        assert kubelet.sh(container, "hostname; cat /etc/hostname") == "new-pod\nnew-pod"
+        assert kubelet.sh(container, "cat /proc/sys/kernel/shm_rmid_forced") == "1"
+    for kind in ("net", "ipc", "uts", "cgroup"):
+        assert kubelet.sh(one, f"readlink /proc/1/ns/{kind}") == kubelet.sh(other, f"readlink /proc/1/ns/{kind}")
     declared = next(row.state for name, row in daemon.view().containers.rows.items() if name == one).declared
     assert declared is not None
     assert declared.restores is not None
