@@ -149,7 +149,7 @@ async def _packed(archive: int, order: ContainerOrder, what: CheckpointOrder, wo
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell_when_cancelled, stopped)
             try:
-                size_bytes = await trio.to_thread.run_sync(pack, archive, order, what.config, work, stopped)
+                size_bytes = await trio.to_thread.run_sync(pack, archive, order, what, work, stopped)
             except (OSError, OcidError) as error:  # the nursery would wrap it; cancelled, it says so itself
                 failure = error
             nursery.cancel_scope.cancel()

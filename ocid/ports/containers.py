@@ -42,6 +42,7 @@ class CheckpointOrder(msgspec.Struct, frozen=True, kw_only=True):
     location: str  # absolute path of the archive; what is half written is beside it, named by the id
     timeout_s: int
     config: Mapping[str, Any]  # for "config.dump": what the container is, and of what image
+    status: Mapping[str, Any] = {}  # for "status.dump": its CRI ContainerStatus, as far as a restore asks it
 
 
 class Signalled(msgspec.Struct, frozen=True, kw_only=True):

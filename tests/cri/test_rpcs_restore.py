@@ -12,7 +12,8 @@ from grpclib.const import Status
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.checkpoint_facts import IMAGE_ANNOTATIONS, CheckpointFacts
 from ocid.events import container
-from tests.cri.daemon import ANNOTATIONS, IMAGE, Daemon, refused
+from ocid.ports import HandlerFeatures
+from tests.cri.daemon import ANNOTATIONS, IMAGE, Daemon, pod_config, refused
 from tests.fakes.images import Built
 
 ARCHIVE = "/var/lib/kubelet/checkpoints/one.tar"
@@ -152,6 +153,22 @@ async def test_a_checkpoint_is_based_on_an_image_that_is_none(daemon: Daemon, ro
     daemon.node.checkpoints[ARCHIVE] = facts(root, image_refs=(HELD,))
     with refused(Status.INVALID_ARGUMENT, "is based on image 'registry.test/held:1', which is a checkpoint itself"):
         await daemon.create(await daemon.run_pod(), image=at(ARCHIVE))
+
+
+async def test_a_pod_or_container_that_cannot_be_restored_into(
+    daemon: Daemon, root: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refused(Status.UNIMPLEMENTED, "cannot be restored with a terminal"):
+        await daemon.create(await daemon.run_pod(), image=at(ARCHIVE), tty=True)
+    able = {"": HandlerFeatures(path="/usr/bin/runc", version="1.2", user_namespaces=True)}
+    monkeypatch.setattr(daemon.core.host.runtime, "handlers", lambda: able)
+    config = pod_config("users")
+    mapping = [pb.IDMapping(host_id=65_536, length=65_536)]
+    options = config.linux.security_context.namespace_options.userns_options
+    options.CopyFrom(pb.UserNamespace(mode=pb.POD, uids=mapping, gids=mapping))
+    answer = await daemon.client.RunPodSandbox(pb.RunPodSandboxRequest(config=config))
+    with refused(Status.UNIMPLEMENTED, "a pod with a user namespace"):
+        await daemon.create(answer.pod_sandbox_id, image=at(ARCHIVE))
 
 
 async def test_calls_that_come_at_once_make_one_container(daemon: Daemon, root: Built) -> None:

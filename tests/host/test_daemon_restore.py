@@ -57,7 +57,7 @@ def daemon(criu: None, stage: Stage, private_mounts: None) -> Iterator[Daemon]:
 def archive(kubelet: Kubelet, tmp_path: Path) -> Path:
     """An archive of a container that counts; that container is gone."""
     place = tmp_path / "one.tar"
-    checkpointed(kubelet, place)
+    checkpointed(kubelet, place, annotations={"kept": "old", "given": "old", "io.kubernetes.pod.x": "old"})
     return place
 
 
@@ -93,7 +93,8 @@ def test_a_container_goes_on_in_another_pod(daemon: Daemon, kubelet: Kubelet, ar
     before = last_count(archive)
     pod = kubelet.run_pod(name="new-pod", linux={"sysctls": {"kernel.shm_rmid_forced": "1"}})
     other = kubelet.start(pod, "sleep", "1000", name="other")
-    one = kubelet.create(pod, "sh", "-c", "exit 7", image=str(archive), labels={"mine": "new"}, name="again")
+    given = {"labels": {"mine": "new"}, "annotations": {"given": "new"}, "name": "again"}
+    one = kubelet.create(pod, "sh", "-c", "exit 7", image=str(archive), **given)
     assert kubelet.status(one).state == pb.CONTAINER_CREATED
     assert not kubelet.info(one)["pid"]
     time.sleep(0.3)
@@ -106,6 +107,7 @@ def test_a_container_goes_on_in_another_pod(daemon: Daemon, kubelet: Kubelet, ar
     assert before - 1 <= seen[0] <= before + 2
     assert seen == list(range(seen[0], seen[0] + len(seen)))
     assert status.labels["mine"] == "new"
+    assert dict(status.annotations) == {"kept": "old", "given": "new"}
     assert status.image.image.startswith("docker.io/test/busybox")
     assert status.log_path.endswith("again/0.log")
     assert kubelet.sh(one, "cat /tmp/link /.wh.passwd") == "x\nw"
