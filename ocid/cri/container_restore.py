@@ -55,9 +55,10 @@ async def restore_of(facade: Facade, config: ContainerConfig, pod: Pod) -> Resto
         raise Unsupported(
             f"{what}: restoring into a pod with a user namespace is not supported: its files' owners differ"
         )
-    if config.tty:  # CRIU would have to bring the old one back, and the monitor would wait for the new one
-        raise Unsupported(f"{what} cannot be restored with a terminal")
     found, checkpoint = await archives.read(source)
+    if config.tty is not checkpoint.terminal:
+        had = "had a terminal" if checkpoint.terminal else "had no terminal"
+        raise InvalidRequest(f"config.tty is {str(config.tty).lower()}, but the container of {what} {had}")
     digest = digest or found
     assert digest is not None, "an archive has one, and an image, too"
     origin = Origin(digest=digest, archive=source.archive, name=checkpoint.name[:NAME_MAX])

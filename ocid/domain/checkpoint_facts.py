@@ -30,6 +30,7 @@ class CheckpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     image_refs: tuple[str, ...] = ()  # of the image below its changed files, the surest first
     annotations: dict[str, str] = {}
     binds: tuple[str, ...] = ()  # where it had bind mounts; CRIU wants one at each of these
+    terminal: bool = False
 
 
 class _Config(msgspec.Struct, frozen=True, rename="camel"):
@@ -47,9 +48,14 @@ class _Mount(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()
 
 
+class _Process(msgspec.Struct, frozen=True):
+    terminal: bool = False
+
+
 class _Spec(msgspec.Struct, frozen=True):
     """The part of spec.dump that we read. OCI runtime-spec config.md."""
 
+    process: _Process = _Process()
     mounts: tuple[_Mount, ...] = ()
     annotations: dict[str, str] = {}
 
@@ -84,7 +90,13 @@ def facts_of(documents: Mapping[str, bytes]) -> CheckpointFacts:
         if len(text) > TEXT_MAX or not text.isprintable():
             raise InvalidRequest(f"its 'config.dump' has the name {text[:100]!r}, wanted at most {TEXT_MAX} characters")
     image_refs = tuple(dict.fromkeys(ref for ref in refs if ref))
-    return CheckpointFacts(name=config.name, image_refs=image_refs, annotations=annotations, binds=binds)
+    return CheckpointFacts(
+        name=config.name,
+        image_refs=image_refs,
+        annotations=annotations,
+        binds=binds,
+        terminal=spec.process.terminal,
+    )
 
 
 def deleted_names(raw: bytes) -> tuple[str, ...]:

@@ -158,8 +158,13 @@ async def test_a_checkpoint_is_based_on_an_image_that_is_none(daemon: Daemon, ro
 async def test_a_pod_or_container_that_cannot_be_restored_into(
     daemon: Daemon, root: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with refused(Status.UNIMPLEMENTED, "cannot be restored with a terminal"):
-        await daemon.create(await daemon.run_pod(), image=at(ARCHIVE), tty=True)
+    pod = await daemon.run_pod()
+    with refused(Status.INVALID_ARGUMENT, "config.tty is true", f"of checkpoint archive '{ARCHIVE}' had no"):
+        await daemon.create(pod, image=at(ARCHIVE), tty=True)
+    daemon.node.checkpoints[ARCHIVE] = facts(root, terminal=True)
+    with refused(Status.INVALID_ARGUMENT, "config.tty is false", "had a terminal"):
+        await daemon.create(pod, image=at(ARCHIVE))
+    await daemon.create(pod, image=at(ARCHIVE), tty=True)
     able = {"": HandlerFeatures(path="/usr/bin/runc", version="1.2", user_namespaces=True)}
     monkeypatch.setattr(daemon.core.host.runtime, "handlers", lambda: able)
     config = pod_config("users")

@@ -112,7 +112,7 @@ def test_a_container_goes_on_in_another_pod(daemon: Daemon, kubelet: Kubelet, ar
     assert status.log_path.endswith("again/0.log")
     assert kubelet.sh(one, "cat /tmp/link /.wh.passwd") == "x\nw"
     assert kubelet.sh(one, "test ! -e /etc/group && cat /etc/passwd | wc -l") == "2"
-    assert int(kubelet.sh(one, "cat /count") or 0) >= seen[-1]
+    wait_for(lambda: int(kubelet.sh(one, "cat /count") or 0) >= seen[-1], "the file is written, too")
     assert not (daemon.root / "containers" / one / "restore").exists()
     for container in (one, other):
         assert kubelet.sh(container, "hostname; cat /etc/hostname") == "new-pod\nnew-pod"
@@ -171,6 +171,31 @@ def test_mounts_must_be_there_again(kubelet: Kubelet, tmp_path: Path) -> None:
     one = kubelet.start(pod, image=str(place), mounts=[pb.Mount(container_path="/data", host_path=str(new))])
     wait_for(lambda: (new / "count").exists(), "it counts in the new directory")
     assert kubelet.status(one).state == pb.CONTAINER_RUNNING
+
+
+def test_its_end_is_seen(kubelet: Kubelet, tmp_path: Path) -> None:
+    script = "i=0; while test $i -lt 30; do i=$((i+1)); echo $i; sleep 0.05; done; echo over; exit 7"
+    checkpointed(kubelet, tmp_path / "one.tar", script, tty=True)
+    one = kubelet.start(kubelet.run_pod(), image=str(tmp_path / "one.tar"), tty=True)
+
+    status = kubelet.exited(one)
+    assert (status.exit_code, status.reason) == (7, "Error")
+    assert [text for _, _, text in log_lines(Path(status.log_path))][-2:] == ["30", "over"]
+
+
+def test_a_restore_that_takes_too_long_leaves_nothing(stage: Stage, archive: Path) -> None:
+    prelude = "from ocid.adapters import restores; restores.RESTORE_S = 0.05"
+    with stage.daemon({"checkpoint": {"restore": True}}, prelude=prelude) as hasty, hasty.client() as cri:
+        cri.call("PullImage", image=pb.ImageSpec(image=IMAGE))
+        one = Kubelet(cri, hasty.directory, hasty.cgroup_parent)
+        made = one.create(one.run_pod(), image=str(archive))
+        with pytest.raises(GRPCError) as error:
+            cri.call("StartContainer", container_id=made)
+        assert refused(error)[0] is Status.UNAVAILABLE
+        assert "no answer in 0.05 s" in refused(error)[1]
+        wait_for(lambda: not [group for group in hasty._cgroups() if made in group], "nothing of it is left")
+        one.remove_everything()
+        hasty.assert_no_leaks()
 
 
 def test_images_that_criu_cannot_restore_fail_the_start(daemon: Daemon, kubelet: Kubelet, archive: Path) -> None:
