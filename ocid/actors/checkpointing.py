@@ -81,7 +81,7 @@ class CheckpointEffects:
             "runtime": declared.handler or self._host.settings.default_handler,
             "createdTime": _rfc3339(declared.created_at_ns),
             "checkpointedTime": _rfc3339(self._host.clock.wall_ns()),
-            "restored": False,
+            "restored": declared.restores is not None,
         }
 
     async def sweep(self, requested: events.Requested) -> None:

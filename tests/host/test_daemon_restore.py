@@ -4,6 +4,7 @@ where CRIU cannot work."""
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -136,6 +137,7 @@ def test_what_is_restored_is_checkpointed_again(kubelet: Kubelet, archive: Path,
     kubelet.end_pod(pod)
 
     assert last_count(second) >= last_count(archive)
+    assert [json.loads(member(one, "config.dump"))["restored"] for one in (archive, second)] == [False, True]
     again = kubelet.start(kubelet.run_pod(), image=str(second))
     wait_for(lambda: len(numbers(kubelet.status(again))) > 2, "it counts on")
     assert kubelet.sh(again, "test ! -e /etc/group && cat /tmp/new") == "x"
@@ -223,6 +225,16 @@ def test_one_that_never_starts_leaves_nothing(kubelet: Kubelet, archive: Path) -
     status = kubelet.status(one)
     assert (status.state, status.exit_code) == (pb.CONTAINER_EXITED, 137)
     assert not Path(status.log_path).exists()
+
+
+def test_a_runtime_that_cannot_says_so_before_anything_is_made(kubelet: Kubelet, archive: Path) -> None:
+    if shutil.which("crun") is None:
+        pytest.skip("crun is not installed")
+    pod = kubelet.run_pod(handler="crun")
+    with pytest.raises(GRPCError) as error:
+        kubelet.create(pod, image=str(archive))
+    assert refused(error)[0] is Status.UNIMPLEMENTED
+    assert "has no command 'checkpoint'" in refused(error)[1]
 
 
 def test_it_is_switched_off_unless_the_configuration_says_otherwise(stage: Stage, archive: Path) -> None:
