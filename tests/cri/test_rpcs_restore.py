@@ -226,3 +226,14 @@ async def test_one_that_is_stopped_never_ran(daemon: Daemon, root: Built) -> Non
     assert status.started_at == 0
     with refused(Status.FAILED_PRECONDITION, "is exited, not created"):
         await daemon.start(one)
+
+
+async def test_a_path_that_no_record_holds_is_refused_before_anything_is_made(daemon: Daemon, root: Built) -> None:
+    pod = await daemon.run_pod()
+    long, longer = ("/" + "x" * size for size in (400, 1023))
+    daemon.node.checkpoints |= {long: facts(root), longer: facts(root)}
+
+    await daemon.create(pod, image=at(long))
+    with refused(Status.INVALID_ARGUMENT, "too long together for one record of the log", "the image's name"):
+        await daemon.create(pod, "other", image=at(longer))
+    assert len(daemon.log(container.Declared)) == 1
