@@ -53,7 +53,7 @@ async def mount_root(
     await host.layers.remove_writable(order)  # of an earlier try: its layer is half filled
     await host.layers.mount(order, facts.layers, view)  # which makes the writable layer as the image wants it
     await host.layers.unmount(order)
-    found = await host.archives.unpack(order, source_of(declared.restores, images))
+    found = await host.archives.unpack(order, facts.layers, source_of(declared.restores, images))
     rootfs = await host.layers.mount(order, facts.layers, view)
     await host.archives.delete_files(order)
     return rootfs, found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -67,7 +68,7 @@ class CheckpointArchives:
             said = msgspec.json.decode(await self._work("read", archive, self._nothing), type=_Read)
             return said.digest, facts_of({name: text.encode() for name, text in said.documents.items()})
 
-    async def unpack(self, order: ContainerOrder, source: ArchiveSource) -> CheckpointFacts:
+    async def unpack(self, order: ContainerOrder, layers: Sequence[ChainId], source: ArchiveSource) -> CheckpointFacts:
         """Put a checkpoint's images beside the writable layer, and its changed files into it; it must not be mounted.
 
         Raises:
@@ -83,10 +84,11 @@ class CheckpointArchives:
                 with opened(source.archive) as archive:
                     await self._work("unpack", archive, place, digest=source.digest)
             facts = facts_of(await trio.to_thread.run_sync(_documents, place))
-            await self._apply_changes(order, place / rules.DIFF.decode())
+            lowers = [self._layer_directory(one) for one in reversed(layers)]
+            await self._apply_changes(Path(order.writable, "upper"), lowers, place / rules.DIFF.decode())
         return facts
 
-    async def _apply_changes(self, order: ContainerOrder, changes: Path) -> None:
+    async def _apply_changes(self, upper: Path, lowers: list[Path], changes: Path) -> None:
         try:
             descriptor = os.open(changes, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -94,9 +96,10 @@ class CheckpointArchives:
         try:
             layered = os.pread(descriptor, len(_GZIP), 0) == _GZIP
             job, packing = ("layer", "gzip") if layered else ("files", "plain")
-            await self._work(job, descriptor, Path(order.writable, "upper"), packing)
+            implied = json.loads(await self._work(job, descriptor, upper, packing))
         finally:
             os.close(descriptor)
+        await trio.to_thread.run_sync(_describe, upper, implied, lowers)
         os.unlink(changes)  # its files are in the layer now
 
     async def delete_files(self, order: ContainerOrder) -> None:
@@ -179,21 +182,47 @@ def _documents(directory: Path) -> dict[str, bytes]:
     return found
 
 
+def _describe(upper: Path, implied: list[str], lowers: list[Path]) -> None:
+    """Make directories that changes only imply look like the image's: some runtimes pack no others."""
+    for name in implied:
+        found = next((status for lower in lowers if (status := _status_in(lower, name)) is not None), None)
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            continue
+        with _below(upper, name, os.O_RDONLY | os.O_DIRECTORY) as directory:
+            os.fchown(directory, found.st_uid, found.st_gid)
+            os.fchmod(directory, stat.S_IMODE(found.st_mode))
+            os.utime(directory, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _status_in(lower: Path, name: str) -> os.stat_result | None:
+    try:
+        with _below(lower, name, os.O_PATH | os.O_NOFOLLOW) as found:
+            return os.fstat(found)
+    except OSError:
+        return None
+
+
 @contextmanager
-def _member(directory: Path, path: str) -> Iterator[int]:
-    """Open a regular file below a directory that a stranger has filled."""
+def _below(directory: Path, path: str, flags: int) -> Iterator[int]:
+    """Open what is below a directory that a stranger has filled."""
     root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        descriptor = linux.openat2(root, path, flags, linux.RESOLVE_NO_SYMLINKS)
+        descriptor = linux.openat2(root, path, flags | os.O_CLOEXEC, linux.RESOLVE_NO_SYMLINKS)
     finally:
         os.close(root)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise EffectFailed(f"its {path!r} is no regular file: refused")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _member(directory: Path, path: str) -> Iterator[int]:
+    """Open a regular file there."""
+    with _below(directory, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as descriptor:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise EffectFailed(f"its {path!r} is no regular file: refused")
+        yield descriptor
 
 
 def _copy_layer(layer: Path, place: Path) -> None:

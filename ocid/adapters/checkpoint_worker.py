@@ -21,7 +21,7 @@ from ocid.adapters import confine
 from ocid.adapters.unpack_tree import Tree
 from ocid.adapters.unpack_worker import KEPT, Blob, end_with_daemon, load
 from ocid.domain import archive, checkpoint_archive as rules, tar
-from ocid.errors import EffectFailed, OcidError
+from ocid.errors import EffectFailed, Exhausted, OcidError
 
 
 def read(blob: Blob, limits: archive.Limits) -> str:
@@ -55,12 +55,15 @@ def unpack(blob: Blob, digest: str, limits: archive.Limits) -> str:
 
 
 def apply(blob: Blob, limits: archive.Limits, *, layered: bool) -> str:
-    """Write changed files."""
+    """Write changed files; return a line of JSON with the directories that no entry described."""
     reader, tree = tar.Reader(blob.read), Tree(limits, layered=layered)
     while (entry := reader.next()) is not None:
         tree.add(entry, reader)
     tree.finish()
-    return ""
+    implied = tree.implied()
+    if len(implied) > rules.IMPLIED_MAX:
+        raise Exhausted(f"its changed files imply {len(implied)} directories, the limit is {rules.IMPLIED_MAX}")
+    return json.dumps([os.fsdecode(path) for path in implied])
 
 
 def main() -> None:

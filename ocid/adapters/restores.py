@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -30,10 +31,17 @@ def directory_of(order: ContainerOrder) -> Path:
     return Path(order.writable, "restore")
 
 
-def monitor_words(order: ContainerOrder) -> list[str]:
-    """Return what makes a monitor restore instead of create."""
-    place = directory_of(order)
-    options = ("--work-path", str(place), *_OPTIONS)
+def monitor_words(order: ContainerOrder, spec: Mapping[str, Any]) -> list[str]:
+    """Return what makes a monitor restore instead of create.
+
+    Of what confines the processes, only the security module's profile can be said anew: it is the specification's.
+    """
+    place, process = directory_of(order), spec["process"]
+    options = ["--work-path", str(place), *_OPTIONS]
+    for kind, key in (("apparmor", "apparmorProfile"), ("selinux", "selinuxLabel")):
+        options += ["--lsm-profile", f"{kind}:{process[key]}"] if process.get(key) else []
+    label = spec.get("linux", {}).get("mountLabel")
+    options += ["--lsm-mount-context", label] if label else []
     return ["--restore", str(place / rules.IMAGES.decode()), *(f"--runtime-opt={one}" for one in options)]
 
 

@@ -216,7 +216,7 @@ class OciRuntime:
                 order,
                 handler.words(log),
                 systemd_cgroup=systemd,
-                restore=restores.monitor_words(order),
+                restore=restores.monitor_words(order, self.read_bundle(order)),
                 timeout_s=restores.RESTORE_S,
             )
             bundles.mark(order, "made")

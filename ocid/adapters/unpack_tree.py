@@ -96,6 +96,10 @@ class Tree:
             except OSError as error:
                 raise _explained(error, path) from error
 
+    def implied(self) -> list[bytes]:
+        """List directories that no entry described: they were made for what is in them."""
+        return [path for path, (_, mtime_ns) in self._directories.items() if path and mtime_ns is None]
+
     # --- places ------------------------------------------------------------------------------------------------------
 
     def _place(self, path: bytes, name: bytes) -> bytes:

@@ -32,6 +32,7 @@ KEPT: Final = frozenset({*DOCUMENTS, DIFF, DELETED})  # beside the images
 ENTRIES_MAX: Final = 20_000  # CRIU writes a dozen for the container, and five for each of its processes
 DOCUMENT_BYTES_MAX: Final = 1 << 20
 DELETED_BYTES_MAX: Final = 16 << 20
+IMPLIED_MAX: Final = 100_000  # directories that changed files are in, and that no entry describes
 
 
 class Members:

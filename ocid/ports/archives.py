@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -40,8 +41,10 @@ class Archives(Protocol):
             Unsupported: containers do not go on from checkpoints on this node.
         """
 
-    async def unpack(self, order: ContainerOrder, source: ArchiveSource) -> CheckpointFacts:
+    async def unpack(self, order: ContainerOrder, layers: Sequence[ChainId], source: ArchiveSource) -> CheckpointFacts:
         """Put a checkpoint's images beside the writable layer, and its changed files into it; it must not be mounted.
+
+        *layers* are those of the root's image, base layer first: directories that no entry describes are as there.
 
         Raises:
             EffectFailed: it is another one than it was, or refused.
@@ -64,7 +67,7 @@ class NoArchives:
         self.require()
         raise AssertionError("never allowed")
 
-    async def unpack(self, order: ContainerOrder, source: ArchiveSource) -> CheckpointFacts:
+    async def unpack(self, order: ContainerOrder, layers: Sequence[ChainId], source: ArchiveSource) -> CheckpointFacts:
         self.require()
         raise AssertionError("never allowed")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ocid.domain.checkpoint_facts import CheckpointFacts
 from ocid.errors import EffectFailed, NotFound
-from ocid.ids import Digest, digest_of
+from ocid.ids import ChainId, Digest, digest_of
 from ocid.ports import ContainerOrder
 from ocid.ports.archives import ArchiveSource
 from tests.fakes.life import Life
@@ -28,7 +28,7 @@ class FakeArchives:
             facts = self._found(source)
         return (digest_of(source.archive.encode()) if source.archive else None), facts
 
-    async def unpack(self, order: ContainerOrder, source: ArchiveSource) -> CheckpointFacts:
+    async def unpack(self, order: ContainerOrder, layers: Sequence[ChainId], source: ArchiveSource) -> CheckpointFacts:
         world, place = self._world, f"{order.writable}/restore"
         async with self._life.effect("archives.unpack", order.container_id):
             if order.writable not in world.paths:

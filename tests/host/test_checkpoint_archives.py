@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import trio
 
+from ocid.adapters import restores
 from ocid.adapters.checkpoint_archives import CheckpointArchives, delete_in_root, opened
 from ocid.adapters.unpack import UnpackLimits
 from ocid.domain import checkpoint_archive as rules
@@ -107,7 +108,7 @@ async def test_a_good_archive_is_read_and_unpacked(place: Place, tmp_path: Path)
     assert digest == source.digest
     assert (facts.name, facts.image_refs, facts.binds) == ("app", ("sha256:1", "reg/app:1"), ("/data",))
     assert not place.restore.exists()
-    assert await place.archives.unpack(place.order, source) == facts
+    assert await place.archives.unpack(place.order, [], source) == facts
     kept = ["checkpoint/inventory.img", "checkpoint/pages-1.img", "config.dump", "deleted.files", "spec.dump"]
     assert list(place.files()) == kept
     status = (place.restore / "checkpoint/pages-1.img").stat()
@@ -120,9 +121,28 @@ async def test_a_good_archive_is_read_and_unpacked(place: Place, tmp_path: Path)
     assert place.nothing_outside(tmp_path)
 
 
+async def test_directories_of_changed_files_are_as_in_the_image(place: Place, tmp_path: Path) -> None:
+    fill(place.layer, {"tmp/below": b"", "home/u/below": b"", "file": b""})
+    (place.layer / "tmp").chmod(0o1777)
+    os.chown(place.layer / "home/u", 1000, 1001)
+    (place.layer / "home/u").chmod(0o700)
+    os.utime(place.layer / "home/u", (5, 6))
+    (place.layer / "link").symlink_to(tmp_path)
+    diff = packed(dict.fromkeys(["tmp/x", "home/u/y", "file/z", "link/w", "new/v"], b"x"))
+    source = place.put(packed({**GOOD, "rootfs-diff.tar": diff}))
+    await place.archives.unpack(place.order, [ChainId("base")], source)
+
+    assert stat.S_IMODE((place.upper / "tmp").stat().st_mode) == 0o1777
+    status = (place.upper / "home/u").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), status.st_mtime) == (1000, 1001, 0o700, 6)
+    for name in ("file", "link", "new"):
+        status = (place.upper / name).lstat()
+        assert (status.st_uid, stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)) == (0, stat.S_IFDIR, 0o755)
+
+
 async def test_changed_files_that_are_compressed_are_a_layer(place: Place) -> None:
     diff = gzip.compress(packed({"data/.wh.gone": b"", "new": b"x"}))
-    await place.archives.unpack(place.order, place.put(packed({**GOOD, "rootfs-diff.tar": diff})))
+    await place.archives.unpack(place.order, [], place.put(packed({**GOOD, "rootfs-diff.tar": diff})))
 
     whiteout = (place.upper / "data/gone").stat()
     assert stat.S_ISCHR(whiteout.st_mode)
@@ -135,7 +155,7 @@ async def test_an_archive_that_is_another_one_by_now_is_refused(place: Place) ->
     place.put(packed({**GOOD, "checkpoint/more.img": b"y"}))
 
     with pytest.raises(EffectFailed, match=rf"it has digest sha256:\w+, it had {source.digest} when"):
-        await place.archives.unpack(place.order, source)
+        await place.archives.unpack(place.order, [], source)
 
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -197,7 +217,7 @@ async def test_a_hostile_archive_is_refused_and_writes_nothing_elsewhere(
         await place.archives.read(source)
     assert caught.value.message.startswith(f"checkpoint archive '{place.archive}': ")
     with pytest.raises(OcidError, match=words):
-        await place.archives.unpack(place.order, source)
+        await place.archives.unpack(place.order, [], source)
     assert not os.listdir(place.upper)
     assert not os.listdir(tmp_path / "empty")
     assert place.nothing_outside(tmp_path)
@@ -231,7 +251,7 @@ def steering() -> tarfile.TarInfo:
 async def test_hostile_changes_are_refused(place: Place, tmp_path: Path, name: str) -> None:
     make, words = HOSTILE_DIFFS[name]
     with pytest.raises((EffectFailed, Exhausted), match=words):
-        await place.archives.unpack(place.order, place.put(packed({**GOOD, "rootfs-diff.tar": make()})))
+        await place.archives.unpack(place.order, [], place.put(packed({**GOOD, "rootfs-diff.tar": make()})))
     assert place.nothing_outside(tmp_path)
 
 
@@ -244,7 +264,7 @@ async def test_too_many_entries(place: Place, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(Exhausted, match="more than 20 entries"):
             await place.archives.read(source)
         with pytest.raises(Exhausted, match="more than 20 entries"):
-            await place.archives.unpack(place.order, source)
+            await place.archives.unpack(place.order, [], source)
 
 
 async def test_too_many_bytes(tmp_path: Path) -> None:
@@ -253,7 +273,7 @@ async def test_too_many_bytes(tmp_path: Path) -> None:
     with pytest.raises(Exhausted, match="checkpoint archive"):
         await place.archives.read(source)
     with pytest.raises(Exhausted):
-        await place.archives.unpack(place.order, source)
+        await place.archives.unpack(place.order, [], source)
 
 
 # --- what is no file of its own --------------------------------------------------------------------------------------
@@ -296,7 +316,7 @@ async def test_a_layer_holds_the_same_files(place: Place) -> None:
     digest, facts = await place.archives.read(LAYER)
     assert digest is None
     assert facts.name == "app"
-    assert await place.archives.unpack(place.order, LAYER) == facts
+    assert await place.archives.unpack(place.order, [], LAYER) == facts
     assert list(place.files()) == ["checkpoint/inventory.img", "checkpoint/pages-1.img", "config.dump", "spec.dump"]
     assert (place.restore / "checkpoint/pages-1.img").read_bytes() == GOOD["checkpoint/pages-1.img"]
     assert (place.upper / "count").read_bytes() == b"7"
@@ -309,7 +329,7 @@ async def test_links_in_a_layer_are_not_followed(place: Place, tmp_path: Path, n
     (place.layer / name).symlink_to(tmp_path / "stolen")
 
     with pytest.raises(EffectFailed):
-        await place.archives.unpack(place.order, LAYER)
+        await place.archives.unpack(place.order, [], LAYER)
 
 
 async def test_a_layer_of_something_else(place: Place) -> None:
@@ -322,6 +342,30 @@ def fill(directory: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
+
+
+# --- the monitor's words ---------------------------------------------------------------------------------------------
+
+
+def test_profiles_are_those_of_the_new_specification(place: Place) -> None:
+    plain = ["--work-path", str(place.restore), "--tcp-established", "--file-locks"]
+    confined = {
+        "process": {"apparmorProfile": "ocid-default", "selinuxLabel": "u:r:t:s0:c1,c2"},
+        "linux": {"mountLabel": "u:o:f:s0"},
+    }
+
+    def options(spec: dict[str, Any]) -> list[str]:
+        kind, images, *rest = restores.monitor_words(place.order, spec)
+        assert (kind, images) == ("--restore", str(place.restore / "checkpoint"))
+        assert all(word.startswith("--runtime-opt=") for word in rest)
+        return [word.partition("=")[2] for word in rest]
+
+    assert options({"process": {"apparmorProfile": ""}}) == plain
+    assert options(confined) == [
+        *plain,
+        *("--lsm-profile", "apparmor:ocid-default", "--lsm-profile", "selinux:u:r:t:s0:c1,c2"),
+        *("--lsm-mount-context", "u:o:f:s0"),
+    ]
 
 
 # --- deletions -------------------------------------------------------------------------------------------------------
@@ -356,12 +400,12 @@ def test_deletions_of_what_has_no_name(tmp_path: Path, name: str) -> None:
 async def test_deletions_are_read_from_the_checkpoint(place: Place) -> None:
     root = Path(place.order.bundle, "rootfs")
     fill(root, {"gone": b"", "kept": b""})
-    await place.archives.unpack(place.order, place.put(packed({**GOOD, "deleted.files": b'["/gone"]'})))
+    await place.archives.unpack(place.order, [], place.put(packed({**GOOD, "deleted.files": b'["/gone"]'})))
     await place.archives.delete_files(place.order)
     assert os.listdir(root) == ["kept"]
 
-    await place.archives.unpack(place.order, place.put(packed({**GOOD, "deleted.files": b"[7]"})))
+    await place.archives.unpack(place.order, [], place.put(packed({**GOOD, "deleted.files": b"[7]"})))
     with pytest.raises(EffectFailed, match=r"'deleted\.files' cannot be read"):
         await place.archives.delete_files(place.order)
-    await place.archives.unpack(place.order, place.put(packed(GOOD)))
+    await place.archives.unpack(place.order, [], place.put(packed(GOOD)))
     await place.archives.delete_files(place.order)

@@ -31,6 +31,7 @@ SCRIPT = (
     "rm /etc/group; rm -r /tmp; mkdir /tmp; echo x > /tmp/new; ln -s new /tmp/link; echo w > /.wh.passwd; "
     "i=0; while true; do i=$((i+1)); echo $i > /count; echo $i; sleep 0.05; done"
 )
+LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +95,7 @@ def test_a_container_goes_on_in_another_pod(daemon: Daemon, kubelet: Kubelet, ar
     before = last_count(archive)
     pod = kubelet.run_pod(name="new-pod", linux={"sysctls": {"kernel.shm_rmid_forced": "1"}})
     other = kubelet.start(pod, "sleep", "1000", name="other")
-    given = {"labels": {"mine": "new"}, "annotations": {"given": "new"}, "name": "again"}
+    given = {"labels": {"mine": "new"}, "annotations": {"given": "new"}, "name": "again", "memory": 100 << 20}
     one = kubelet.create(pod, "sh", "-c", "exit 7", image=str(archive), **given)
     assert kubelet.status(one).state == pb.CONTAINER_CREATED
     assert not kubelet.info(one)["pid"]
@@ -115,6 +116,9 @@ def test_a_container_goes_on_in_another_pod(daemon: Daemon, kubelet: Kubelet, ar
     assert kubelet.sh(one, "test ! -e /etc/group && cat /etc/passwd | wc -l") == "2"
     wait_for(lambda: int(kubelet.sh(one, "cat /count") or 0) >= seen[-1], "the file is written, too")
     assert not (daemon.root / "containers" / one / "restore").exists()
+    groups = [Path(group) for group in daemon._cgroups() if one in group]
+    limits = [file for group in groups for file in group.glob("memory.*") if file.name in LIMIT_FILES]
+    assert [int(limit.read_text()) for limit in limits] == [100 << 20]
     for container in (one, other):
         assert kubelet.sh(container, "hostname; cat /etc/hostname") == "new-pod\nnew-pod"
         assert kubelet.sh(container, "cat /proc/sys/kernel/shm_rmid_forced") == "1"
