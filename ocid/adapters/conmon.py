@@ -61,12 +61,13 @@ class Monitor:
         *,
         systemd_cgroup: bool,
         restore: Sequence[str] = (),
-        timeout_s: float = CREATE_S,
+        timeout_s: float | None = None,
     ) -> int:
         """Run the OCI runtime's ``create`` under a new monitor, and return the pid of the container's init.
 
         Args:
             runtime: the runtime's path and its global arguments.
+            timeout_s: for the runtime to come to an end; None is ``CREATE_S``.
             restore: further words that make the monitor run "restore" instead, and so start the container at once.
 
         A cancelled create goes on: an OCI runtime that is killed leaves mounts behind, and the next order for the
@@ -76,7 +77,7 @@ class Monitor:
             EffectFailed: the runtime or the monitor refused; its own words are in the message.
             Unavailable: no answer in *timeout_s*.
         """
-        bundle = Path(order.bundle)
+        bundle, timeout_s = Path(order.bundle), CREATE_S if timeout_s is None else timeout_s
         prepare_log(order.log_path)
         reader, writer = _sync_pipe(lasting=bool(restore))
         errors = os.open(bundle / "monitor.err", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
