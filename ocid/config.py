@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from ocid import config_files
+from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
 
 DEFAULT_PATH: Final = Path("/etc/ocid/ocid.toml")
@@ -171,6 +172,7 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
+    checkpoint: Checkpoint = Checkpoint()
     nri: Nri = Nri()
 
     @property

@@ -29,6 +29,7 @@ from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import rebuild
 from ocid.actors.session import SessionService
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.checkpoint_archives import CheckpointArchives
 from ocid.adapters.command import spawn
 from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
@@ -62,6 +63,7 @@ from ocid.journal.owner import LastLife
 from ocid.journal.writer import Writer
 from ocid.nri import endpoint
 from ocid.nri.service import NriPlugins, plugins_of
+from ocid.ports.archives import Archives, NoArchives
 from ocid.projections.view import View, schema_hash
 from ocid.streaming.limits import Limits
 from ocid.streaming.server import Server as StreamingServer
@@ -220,6 +222,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
     registries = {name: RegistrySettings(**msgspec.structs.asdict(one)) for name, one in config.registries.items()}
+    layers = LayerStore(root, _unpacker(config))
     return Host(
         settings=settings,
         clock=SystemClock(),
@@ -236,7 +239,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         ),
         runtime=runtime,
         streams=HostStreams(runtime, run / "tmp"),
-        layers=LayerStore(root, _unpacker(config)),
+        layers=layers,
         registry=HttpRegistry(
             registries, parallel=config.images.download_parallel, stall_s=config.images.no_progress_timeout_s
         ),
@@ -244,12 +247,22 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         files=HostDirectory(cdi_dirs=config.containers.cdi_spec_dirs),
         new_id=new_id,
         plugins=plugins_of(config.nri),
+        archives=_archives(config, layers),
     )
 
 
 def _unpacker(config: Config) -> Unpacker:
-    limits = UnpackLimits(bytes_max=config.images.layer_bytes_max, entries_max=config.images.layer_entries_max)
-    return Unpacker(limits=limits, parallel=config.images.unpack_parallel)
+    return Unpacker(limits=_unpack_limits(config), parallel=config.images.unpack_parallel)
+
+
+def _unpack_limits(config: Config) -> UnpackLimits:
+    return UnpackLimits(bytes_max=config.images.layer_bytes_max, entries_max=config.images.layer_entries_max)
+
+
+def _archives(config: Config, layers: LayerStore) -> Archives:
+    if not config.checkpoint.restore:
+        return NoArchives()
+    return CheckpointArchives(Path(config.root, "empty"), layers.directory, _unpack_limits(config))
 
 
 async def _begin_epoch(core: Core, opened: Opened, config: Config) -> None:

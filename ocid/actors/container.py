@@ -10,6 +10,7 @@ from typing import assert_never
 import msgspec
 import trio
 
+from ocid.actors import restoring
 from ocid.actors.actor import Note
 from ocid.actors.devices import cdi_edits, cdi_nodes
 from ocid.actors.host import Host, back_off
@@ -21,6 +22,7 @@ from ocid.actors.volumes import mount_images
 from ocid.domain import cdi, container as domain, selinux
 from ocid.domain.configs import ContainerConfig, NamespaceMode
 from ocid.domain.container import Container
+from ocid.domain.container_restore import Forgo, RestoreEffect
 from ocid.domain.container_update import ApplyUpdate
 from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
@@ -85,6 +87,9 @@ class ContainerEffects:
                 await host.runtime.start(self.order(declared))
                 await hooks.mention(Event.POST_START_CONTAINER, state, started_at_ns=at_ns)
                 return Note(domain.NoteStarted(at_ns=at_ns))
+            case RestoreEffect() | Forgo():
+                pod = self._pod_of(declared.pod_id)
+                return await restoring.perform(host, hooks, effect, self.order(declared), state, pod)
             case domain.Watch(pid=pid, start_ticks=ticks, failures=failures):
                 await back_off(failures)
                 ended = await host.runtime.wait(self.order(declared), Process(pid=pid, start_ticks=ticks))
@@ -122,12 +127,13 @@ class ContainerEffects:
         order = self.order(declared)
         labels = self._labels(pod.declared, container)
         view = ImageView(userns=pod.declared.userns, label=labels.files)
-        rootfs = await host.layers.mount(order, facts.layers, view)
+        rootfs, checkpoint = await restoring.mount_root(host, self._images, order, declared, view)
         images = await mount_images(host.layers, self._images.layers, container, order, view)
         inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
         inputs = msgspec.structs.replace(inputs, selinux_process_label=labels.process, selinux_mount_label=labels.files)
         creation = await self.hooks.creating(state, pod, build_container_spec(inputs))
         spec = creation.spec
+        restoring.compare(checkpoint, spec)
         for one in inputs.mounts:
             if one.mount.selinux_relabel and labels.files and one.mount.image is None:
                 await host.files.relabel(one.source, labels.files)

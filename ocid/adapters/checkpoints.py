@@ -54,7 +54,7 @@ class Checkpoints:
             InvalidRequest: the archive cannot be where it is to be.
             EffectFailed: the runtime refused, or the archive could not be written.
         """
-        await self._require(handler)
+        await self.require(handler)
         work = _work(order, what.checkpoint_id)
         with _directory_of(what.location) as directory:
             half = _half(what.checkpoint_id)
@@ -95,7 +95,12 @@ class Checkpoints:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    async def _require(self, handler: Handler) -> None:
+    async def require(self, handler: Handler) -> None:
+        """Return when the runtime on this host can checkpoint and restore.
+
+        Raises:
+            Unsupported: it cannot; the reason is in the message.
+        """
         if handler.path not in self._refusals:
             with trio.CancelScope(shield=True):  # "criu check" forks, and killed it would leave its children behind
                 self._refusals[handler.path] = await _refusal(handler)
@@ -147,7 +152,7 @@ async def _packed(archive: int, order: ContainerOrder, what: CheckpointOrder, wo
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell_when_cancelled, stopped)
             try:
-                size_bytes = await trio.to_thread.run_sync(pack, archive, order, what.config, work, stopped)
+                size_bytes = await trio.to_thread.run_sync(pack, archive, order, what, work, stopped)
             except (OSError, OcidError) as error:  # the nursery would wrap it; cancelled, it says so itself
                 failure = error
             nursery.cancel_scope.cancel()

@@ -114,6 +114,14 @@ class PodSandboxes:
                 lambda: parameters.write_inside(wanted, order.netns, linux.CLONE_NEWNET), "ocid-sysctl"
             )
 
+    async def furnish_again(self, order: SandboxOrder) -> None:
+        """Give the pod its own name and sysctls back: a restored container brought those of its old pod along.
+
+        Raises:
+            EffectFailed: the kernel refused.
+        """
+        await _in_own_thread(lambda: _furnish_again(order), "ocid-pod")
+
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it.
 
@@ -206,6 +214,19 @@ def _furnish(order: SandboxOrder) -> None:
     if order.netns:
         _raise_loopback()
     parameters.write(sysctls.of("uts", order.sysctls))
+
+
+def _furnish_again(order: SandboxOrder) -> None:
+    """Enter the pod's namespaces one by one. The thread must end after this."""
+    pins = _pins(order)
+    if "uts" in pins:
+        linux.enter_pinned(pins["uts"], linux.CLONE_NEWUTS)
+        if order.hostname:
+            linux.set_hostname(order.hostname)
+        parameters.write(sysctls.of("uts", order.sysctls))
+    if "ipc" in pins:
+        linux.enter_pinned(pins["ipc"], linux.CLONE_NEWIPC)
+        parameters.write(sysctls.of("ipc", order.sysctls))
 
 
 def _pin(pins: Mapping[str, str], directory: str) -> None:

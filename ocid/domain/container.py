@@ -9,6 +9,7 @@ The life of a container, as ``plan`` walks it::
     remove wanted ─ (all of stop) ─ Release ─ Erase ─ removed
 
 ``Prepare`` is what CreateContainer waits for; ``Create`` then goes on by itself, and StartContainer waits for it.
+One that goes on from a checkpoint takes another way from there: see ``ocid.domain.container_restore``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import assert_never
 
 import msgspec
 
-from ocid.domain import container_update as updates
+from ocid.domain import container_restore as restores, container_update as updates
 from ocid.domain.container_effects import (  # part of this module to all who use it
     CreateEffect as CreateEffect,
     Erase as Erase,
@@ -175,10 +176,13 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
 
 Command = (
     Create | NotePrepared | NoteCreated | Start | NoteStarted | Stop | NoteExited | NoteReleased | Remove | NoteErased
-    | NoteFailed | NoteLogReopened | NoteGaveUp | updates.Command
+    | NoteFailed | NoteLogReopened | NoteGaveUp | updates.Command | restores.NoteRestored
 )  # fmt: skip
 
-Effect = PrepareEffect | CreateEffect | updates.ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
+Effect = (
+    PrepareEffect | CreateEffect | updates.ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
+    | restores.Effect
+)  # fmt: skip
 
 # --- the three functions ---------------------------------------------------------------------------------------------
 
@@ -212,6 +216,8 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
             return () if state.ended else (exited,)
         case NotePrepared() | NoteCreated() | NoteStarted():
             return () if state.ended else _decide_made(state, command)
+        case restores.NoteRestored():
+            return () if state.ended else restores.decide(command, state.created, state.started_at_ns)
         case NoteReleased():
             return (events.Released(),) if state.ended and not state.released else ()
         case NoteErased():
@@ -260,7 +266,7 @@ def _decide_failed(state: Container, note: NoteFailed) -> tuple[ContainerEvent, 
         return (failed,) if state.remove_wanted else (failed, events.RemoveRequested())
     if not state.ended and note.step == "Create":
         return (events.CreateFailed(at_ns=note.at_ns, error=note.error, message=note.message),)
-    if not state.ended and note.step == "Start":
+    if not state.ended and note.step in ("Start", "Restore"):
         return (events.StartFailed(at_ns=note.at_ns, error=note.error, message=note.message),)
     return (events.EffectFailed(step=note.step, error=note.error, message=note.message, failures=state.failures + 1),)
 
@@ -282,6 +288,8 @@ def _closed(state: Container) -> str:
     """Say what keeps a declared container from taking a change of its limits, "" when nothing does."""
     if state.ended or state.remove_wanted or state.prepared is None:
         return state.phase
+    if state.created is None and state.declared is not None and state.declared.restores is not None:
+        return "not restored yet"  # there is no cgroup to change
     return "stopping" if state.stop is not None else "given up" if state.gave_up is not None else ""
 
 
@@ -341,6 +349,8 @@ def plan(state: Container) -> Effect | None:
         return Erase(failures=state.failures) if state.remove_wanted else None
     if state.prepared is None:
         return PrepareEffect()
+    if state.created is None and state.declared.restores is not None:
+        return restores.plan(state.start_wanted, state.stop, state.failures)
     if state.created is None:
         return CreateEffect()
     pid, start_ticks = state.created.pid, state.created.start_ticks

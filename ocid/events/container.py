@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from ocid.events.base import Event, enter
 from ocid.ids import ContainerId, Digest, ImageId, PodId
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The container checkpoint that a container goes on from."""
+
+    digest: Digest  # of the archive's bytes; of an image, its manifest (document)
+    archive: str = ""  # absolute path; "" where it is an image
+    name: str = ""  # of the container that was checkpointed, as the checkpoint says
 
 
 class Declared(Event, frozen=True, kw_only=True):
@@ -28,6 +38,7 @@ class Declared(Event, frozen=True, kw_only=True):
     writable: str  # directory of the writable layer
     cgroup: str  # OCI linux.cgroupsPath
     stop_signal: str = ""  # by name; "" is SIGTERM
+    restores: Origin | None = None  # None: it begins anew
 
 
 class Prepared(Event, frozen=True, kw_only=True):
@@ -113,7 +124,7 @@ class Exited(Event, frozen=True, kw_only=True):
     at_ns: int
     exit_code: int  # 0-255; 128 + signal number when killed by a signal; 255 when nobody knows it
     oom_killed: bool = False
-    source: str  # "monitor" (its exit file), "kernel" (the monitor was lost), "reboot", or "unknown"
+    source: str  # "monitor" (its exit file), "kernel" (the monitor was lost), "reboot", "unstarted", or "unknown"
 
 
 class Released(Event, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ class CheckpointOrder(msgspec.Struct, frozen=True, kw_only=True):
     location: str  # absolute path of the archive; what is half written is beside it, named by the id
     timeout_s: int
     config: Mapping[str, Any]  # for "config.dump": what the container is, and of what image
+    status: Mapping[str, Any] = {}  # for "status.dump": its CRI ContainerStatus, as far as a restore asks it
 
 
 class Signalled(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +88,24 @@ class Runtime(Protocol):
 
         Raises:
             EffectFailed: the runtime refused; its own words are in the message.
+        """
+
+    async def require_restore(self, order: ContainerOrder) -> None:
+        """Return when the container's OCI runtime on this host can restore.
+
+        Raises:
+            Unsupported: it cannot; the reason is in the message.
+        """
+
+    async def restore(self, order: ContainerOrder) -> Process:
+        """Bring back the processes of the checkpoint that ``Archives.unpack`` has unpacked; they run at once.
+
+        Never done twice: one that was done is found, also when its init has ended since; one that was cut short is
+        cleared away.
+
+        Raises:
+            EffectFailed: the runtime refused; its own words are in the message.
+            Unavailable: it was cut short, or did not end in time; nothing of it runs.
         """
 
     async def start(self, order: ContainerOrder) -> None:

@@ -234,3 +234,4 @@ class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Digest
     config: ImageConfig
     layers: tuple[ChainId, ...]  # base layer first
+    checkpoint: str = ""  # the name of the container that it is a checkpoint of; "" where it is none

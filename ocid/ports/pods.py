@@ -57,6 +57,9 @@ class Sandboxes(Protocol):
     async def tune(self, order: SandboxOrder) -> None:
         """Write the network's sysctls. Called when the network is attached, and again after a crash then."""
 
+    async def furnish_again(self, order: SandboxOrder) -> None:
+        """Give the pod its own name and sysctls back: a restored container brought those of its old pod along."""
+
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it."""
 

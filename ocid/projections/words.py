@@ -118,7 +118,8 @@ _always(pod.Removed, "removed: nothing is left on the host")
 def _(event: container.Declared) -> str:
     attempt = f", attempt {event.attempt}" if event.attempt else ""
     secrets = f", {event.secrets} secrets withheld from the log" if event.secrets else ""
-    return f"container {event.name} asked for{attempt}, from {short_reference(event.image_ref)}{secrets}"
+    restores = "" if event.restores is None else words_checkpoints.origin(event.restores)
+    return f"container {event.name} asked for{attempt}, from {short_reference(event.image_ref)}{restores}{secrets}"
 
 
 @_says(container.Prepared)
@@ -162,6 +163,8 @@ def _(event: container.StopRequested) -> str:
 def _(event: container.Exited) -> str:
     if event.source == "reboot":
         return "ended when the node was rebooted, exit code unknown"
+    if event.source == "unstarted":
+        return f"stopped before anything of it ran, which counts as exit code {event.exit_code}"
     if event.source == "unknown":
         return "ended while nobody watched, exit code unknown"
     memory = ", out of memory" if event.oom_killed else ""

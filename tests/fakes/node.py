@@ -14,12 +14,15 @@ from trio.testing import MockClock
 from ocid.actors import recovery
 from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
+from ocid.domain.checkpoint_facts import CheckpointFacts
 from ocid.events import node as node_events
 from ocid.ids import digest_of
 from ocid.journal.memory import Crash, Disk, MemoryLog, memory_journal
 from ocid.journal.writer import Writer
+from ocid.ports.archives import NoArchives
 from ocid.ports.plugins import NoPlugins
 from ocid.projections.view import View
+from tests.fakes.archives import FakeArchives
 from tests.fakes.images import FakeLayers, FakeRegistry, Shelf
 from tests.fakes.life import Faults, Killed, Life, Moment
 from tests.fakes.plugins import FakePlugins
@@ -50,6 +53,8 @@ class Node:
     lives: int = 0
     interesting: tuple[int, int] = (0, 0)  # commits and steps before what a scenario is about
     down: bool = False  # the machine is off: no life begins
+    checkpoints: dict[str, CheckpointFacts] = field(default_factory=dict)  # by path, or by chain id of a layer
+    restores: bool = True  # whether containers may go on from them
     on_core: Callable[[Core], None] = lambda core: None  # what a test changes in every new core
 
     def __post_init__(self) -> None:
@@ -195,6 +200,7 @@ class Node:
             usage=self.usage,
             new_id=self.world.new_id,
             plugins=FakePlugins(life, self.told) if self.watched else NoPlugins(),
+            archives=FakeArchives(life, self.checkpoints) if self.restores else NoArchives(),
         )
 
 

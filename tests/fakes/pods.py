@@ -104,6 +104,11 @@ class FakeSandboxes:
             if order.netns not in self._world.pins:
                 raise EffectFailed(f"no such network namespace: {order.netns}")
 
+    async def furnish_again(self, order: SandboxOrder) -> None:
+        async with self._life.effect("sandbox.furnish_again", f"{order.pod_id} again {self._life.new_name()}"):
+            if not all(pin in self._world.pins for pin in self._pins(order)):
+                raise EffectFailed("a namespace of the pod is gone")
+
     async def start_pause(self, order: SandboxOrder) -> Process:
         async with self._life.effect("sandbox.start_pause", order.pod_id):
             pause = self._pause(order)
