@@ -190,6 +190,15 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     container_id: str
     resources: Resources
     ignore_failure: bool = False
+    plugins: tuple[str, ...] = ()  # who wants it, in the order in which they were asked
+
+
+class Eviction(msgspec.Struct, frozen=True, kw_only=True):
+    """A container that a plugin wants to be ended."""
+
+    container_id: str
+    reason: str = ""
+    plugin: str = ""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -204,6 +213,13 @@ class Adjusted(msgspec.Struct, frozen=True, kw_only=True):
     """What all plugins together made of a container."""
 
     spec: Mapping[str, Any]
+    changes: tuple[Change, ...] = ()
+
+
+class Updated(msgspec.Struct, frozen=True, kw_only=True):
+    """What all plugins together made of a change of a container's resources."""
+
+    resources: Resources
     changes: tuple[Change, ...] = ()
 
 

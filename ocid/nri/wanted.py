@@ -51,6 +51,11 @@ def updates(messages: Iterable[pb.ContainerUpdate]) -> tuple[nri.Update, ...]:
     )
 
 
+def evictions(messages: Iterable[pb.ContainerEviction], plugin: str) -> tuple[nri.Eviction, ...]:
+    """Which containers *plugin* wants to be ended."""
+    return tuple(nri.Eviction(container_id=one.container_id, reason=one.reason, plugin=plugin) for one in messages)
+
+
 def resources(message: pb.LinuxResources) -> nri.Resources:
     """OCI linux.resources, as far as they are said."""
     memory, cpu = message.memory, message.cpu

@@ -153,6 +153,8 @@ def _(event: container.StartFailed) -> str:
 
 @_says(container.StopRequested)
 def _(event: container.StopRequested) -> str:
+    if event.plugin:
+        return f"evicted by plugin {event.plugin}: {event.reason or 'no reason given'}"
     if event.grace_ms == 0:
         return "kill asked for, without grace"
     return f"stop asked for: {event.signal}, then SIGKILL after {duration(event.grace_ms)}"
@@ -180,7 +182,14 @@ def _(event: container.GaveUp) -> str:
 
 @_says(container.UpdateRequested)
 def _(event: container.UpdateRequested) -> str:
-    return f"change of its limits asked for: {event.brief or 'none'}"
+    by = f" by plugins {', '.join(event.plugins)}" if event.plugins else ""
+    return f"change of its limits asked for{by}: {event.brief or 'none'}"
+
+
+@_says(container.UpdateAdjusted)
+def _(event: container.UpdateAdjusted) -> str:
+    who = ", ".join(event.plugins)
+    return f"{event.count} changes of that by plugins {who}, listed in {short(event.changes)}: {event.brief or 'none'}"
 
 
 @_says(container.UpdateRefused)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ocid.domain.nri import Adjusted, Change, ContainerFacts, Event, PodFacts, Resources
+import msgspec
+
+from ocid.domain.nri import Adjusted, Change, ContainerFacts, Event, PodFacts, Resources, Updated
 from ocid.errors import EffectFailed
 from tests.fakes.life import Life
 
 VARIABLE = "WATCHED=1"
+MEMORY_NODES = "0-7"
 
 
 class FakePlugins:
@@ -40,9 +43,11 @@ class FakePlugins:
         change = Change(plugin="10-fake", field="env", key="WATCHED")
         return Adjusted(spec={**container.spec, "process": process}, changes=(change,))
 
-    async def update(self, pod: PodFacts, container: ContainerFacts, wanted: Resources) -> Resources:
+    async def update(self, pod: PodFacts, container: ContainerFacts, wanted: Resources) -> Updated:
+        """Every change gets memory nodes."""
         await self.tell(Event.UPDATE_CONTAINER, pod, container)
-        return wanted
+        more = msgspec.structs.replace(wanted, cpu_mems=MEMORY_NODES)
+        return Updated(resources=more, changes=(Change(plugin="10-fake", field="cpu mems"),))
 
     def settled(self, name: str) -> bool:
         known = name in self._young

@@ -15,8 +15,18 @@ import trio
 import trio.testing
 from hypothesis import given, settings, strategies as st
 
-from ocid.domain.nri import ContainerFacts, ContainerState, Event, PodFacts, Resources, Update
-from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound, OcidError, Unsupported
+from ocid.domain.nri import (
+    Change,
+    ContainerFacts,
+    ContainerState,
+    Event,
+    Eviction,
+    PodFacts,
+    Resources,
+    Update,
+    Updated,
+)
+from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound, OcidError, Unsupported, WrongState
 from ocid.nri import mux, ttrpc
 from ocid.nri.service import NriPlugins
 from ocid.nri.settings import NriSettings, read_config
@@ -42,16 +52,22 @@ class FakeNode:
     def __init__(self) -> None:
         self.living = Inventory()
         self.updates: list[Update] = []
+        self.evictions: list[Eviction] = []
         self.log: list[tuple[str, ...]] = []
         self.error: OcidError | None = None
 
     def inventory(self) -> Inventory:
         return self.living
 
-    async def update(self, update: Update) -> None:
+    async def update(self, update: Update, *, wait: bool) -> None:
         if self.error is not None:
             raise self.error
         self.updates.append(update)
+
+    async def evict(self, eviction: Eviction, *, wait: bool) -> None:
+        if self.error is not None:
+            raise self.error
+        self.evictions.append(eviction)
 
     async def joined(self, plugin: str, pid: int, events: int) -> None:
         self.log.append(("joined", plugin))
@@ -373,6 +389,7 @@ async def test_updates_of_others_are_carried_out_and_a_failure_is_not_the_contai
     update = pb.ContainerUpdate(
         container_id="c0", linux={"resources": {"cpu": {"shares": {"value": 5}}}}
     )  # fmt: skip
+    expected = Update(container_id="c0", resources=Resources(cpu_shares=5), plugins=("10-one",))
     async with staged() as stage:
         await stage.enter(
             TestPlugin(
@@ -383,7 +400,7 @@ async def test_updates_of_others_are_carried_out_and_a_failure_is_not_the_contai
         )
         await stage.plugins.adjust(POD, CONTAINER)
         await stage.plugins.tell(Event.STOP_CONTAINER, POD, CONTAINER)
-        assert stage.node.updates == [Update(container_id="c0", resources=Resources(cpu_shares=5))] * 2
+        assert stage.node.updates == [expected] * 2
         stage.node.error = NotFound("container", "c0")
         await stage.plugins.adjust(POD, CONTAINER)
 
@@ -396,11 +413,14 @@ async def test_what_a_plugin_makes_of_an_update_takes_its_place(autojump_clock: 
         return pb.UpdateContainerResponse(update=[mine, other])
 
     async with staged() as stage:
-        wanted = Resources(cpu_shares=2)
-        assert await stage.plugins.update(POD, CONTAINER, wanted) == wanted
+        wanted = Resources(cpu_shares=2, memory_limit=7)
+        assert await stage.plugins.update(POD, CONTAINER, wanted) == Updated(resources=wanted)
         await stage.enter(TestPlugin("one", UpdateContainer=answer))
-        assert await stage.plugins.update(POD, CONTAINER, wanted) == Resources(cpu_shares=8)
-        assert stage.node.updates == [Update(container_id="c2", resources=Resources(cpu_cpus="1"))]
+        made = await stage.plugins.update(POD, CONTAINER, wanted)
+        assert made.resources == Resources(cpu_shares=8, memory_limit=7), "what it says nothing of stays"
+        assert made.changes == (Change(plugin="10-one", field="cpu shares"),)
+        expected = Update(container_id="c2", resources=Resources(cpu_cpus="1"), plugins=("10-one",))
+        assert stage.node.updates == [expected]
 
 
 async def test_a_plugin_may_ask_for_updates_by_itself(autojump_clock: object) -> None:
@@ -419,9 +439,38 @@ async def test_a_plugin_may_ask_for_updates_by_itself(autojump_clock: object) ->
         answer = await one.call("UpdateContainers", request)
         failed = pb.UpdateContainersResponse.FromString(answer.payload).failed
         assert [update.container_id for update in failed] == ["c1"]
-        answer = await one.call("UpdateContainers", pb.UpdateContainersRequest(evict=[pb.ContainerEviction()]))
-        assert "evicted" in answer.status.message
         assert (await one.call("Nonsense", pb.Empty())).status.code == 12
+
+
+async def test_plugins_may_have_containers_ended(autojump_clock: object) -> None:
+    evict = [pb.ContainerEviction(container_id="c0", reason="noisy")]
+    answers = {
+        "CreateContainer": lambda request: pb.CreateContainerResponse(evict=evict),
+        "UpdateContainer": lambda request: pb.UpdateContainerResponse(evict=evict),
+    }
+    async with staged() as stage:
+        one = await stage.enter(TestPlugin("one", **answers))
+        await stage.plugins.adjust(POD, CONTAINER)
+        await stage.plugins.update(POD, CONTAINER, Resources(cpu_shares=2))
+        answer = await one.call("UpdateContainers", pb.UpdateContainersRequest(evict=evict))
+        assert not answer.status.code
+        assert stage.node.evictions == [Eviction(container_id="c0", reason="noisy", plugin="10-one")] * 3
+        stage.node.error = WrongState("container", "c0", wants="created", is_now="preparing")
+        await stage.plugins.adjust(POD, CONTAINER)
+
+
+async def test_one_that_is_not_taken_in_yet_changes_nothing(autojump_clock: object) -> None:
+    async with staged() as stage:
+        one = TestPlugin("one")
+        answers = []
+
+        async def too_early(request: Any) -> pb.SynchronizeResponse:
+            answers.append(await one.call("UpdateContainers", pb.UpdateContainersRequest()))
+            return pb.SynchronizeResponse()
+
+        one.answers["Synchronize"] = too_early
+        await stage.enter(one)
+        assert "is new, not synchronized" in answers[0].status.message
 
 
 @pytest.mark.parametrize(
@@ -585,7 +634,7 @@ async def test_what_is_made_cannot_be_updated_in_the_same_breath(autojump_clock:
     update = pb.ContainerUpdate(container_id="c1")
     async with staged() as stage:
         await stage.enter(TestPlugin("one", CreateContainer=lambda r: pb.CreateContainerResponse(update=[update])))
-        with pytest.raises(InvalidRequest, match="10-one wants an update of the container that is being made"):
+        with pytest.raises(InvalidRequest, match="10-one wants to update or evict the container that is being made"):
             await stage.plugins.adjust(POD, CONTAINER)
 
 
