@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from tests.fakes.life import Life
 
 VARIABLE = "WATCHED=1"
 MEMORY_NODES = "0-7"
+Answer = Callable[[], Awaitable[None]]
 
 
 class FakePlugins:
@@ -19,8 +21,9 @@ class FakePlugins:
 
     enabled = True
 
-    def __init__(self, life: Life, told: list[tuple[str, str]]) -> None:
-        """*told* gathers (event, id of pod or container) over all lives."""
+    def __init__(self, life: Life, told: list[tuple[str, str]], answers: Mapping[tuple[str, str], Answer]) -> None:
+        """*told* gathers (event, id of pod or container) over all lives; *answers* is what is done then."""
+        self._answers = answers
         self._life = life
         self._told = told
         self._young: set[str] = set()
@@ -34,6 +37,8 @@ class FakePlugins:
         await self._life.step(f"plugins.{event.name}")
         if self._life.faults.mode(f"plugins.{event.name}") != "ok":
             raise EffectFailed(f"plugin 10-fake refuses {event.name}")
+        if (event.name, about) in self._answers:
+            await self._answers[event.name, about]()
 
     async def adjust(self, pod: PodFacts, container: ContainerFacts) -> Adjusted:
         self._young.add(container.container_id)

@@ -53,6 +53,7 @@ class FakeNode:
         self.living = Inventory()
         self.updates: list[Update] = []
         self.evictions: list[Eviction] = []
+        self.waited: list[bool] = []
         self.log: list[tuple[str, ...]] = []
         self.error: OcidError | None = None
 
@@ -63,11 +64,13 @@ class FakeNode:
         if self.error is not None:
             raise self.error
         self.updates.append(update)
+        self.waited.append(wait)
 
     async def evict(self, eviction: Eviction, *, wait: bool) -> None:
         if self.error is not None:
             raise self.error
         self.evictions.append(eviction)
+        self.waited.append(wait)
 
     async def joined(self, plugin: str, pid: int, events: int) -> None:
         self.log.append(("joined", plugin))
@@ -401,6 +404,7 @@ async def test_updates_of_others_are_carried_out_and_a_failure_is_not_the_contai
         await stage.plugins.adjust(POD, CONTAINER)
         await stage.plugins.tell(Event.STOP_CONTAINER, POD, CONTAINER)
         assert stage.node.updates == [expected] * 2
+        assert stage.node.waited == [True, False], "what lives waits for nobody who lives"
         stage.node.error = NotFound("container", "c0")
         await stage.plugins.adjust(POD, CONTAINER)
 
@@ -455,6 +459,7 @@ async def test_plugins_may_have_containers_ended(autojump_clock: object) -> None
         answer = await one.call("UpdateContainers", pb.UpdateContainersRequest(evict=evict))
         assert not answer.status.code
         assert stage.node.evictions == [Eviction(container_id="c0", reason="noisy", plugin="10-one")] * 3
+        assert stage.node.waited == [True, False, True]
         stage.node.error = WrongState("container", "c0", wants="created", is_now="preparing")
         await stage.plugins.adjust(POD, CONTAINER)
 
