@@ -161,6 +161,10 @@ def test_what_plugins_say_of_an_end_stops_nothing() -> None:
 
 async def wish(node: Node, container_id: str, wanted: Resources, *, wait: bool = True) -> None:
     _, core = await node.serving()
+    await wish_of(core, container_id, wanted, wait=wait)
+
+
+async def wish_of(core: Core, container_id: str, wanted: Resources, *, wait: bool = True) -> None:
     await core.update_resources(ContainerId(container_id), wanted, ("10-fake",), wait=wait)
 
 
@@ -183,11 +187,10 @@ async def changed_and_evicted(node: Node) -> None:
     with contextlib.suppress(OcidError):
         await kubelet.update(one, LinuxResources(cpu_shares=5))
     with contextlib.suppress(OcidError):
-        await wish(node, one, Resources(cpu_shares=6, memory_limit=1 << 30))
+        await kubelet._ask(wish_of, one, Resources(cpu_shares=6, memory_limit=1 << 30))
     await check(node, kubelet)
-    _, core = await node.serving()
     with contextlib.suppress(OcidError):
-        await core.evict(ContainerId(one), "10-fake", "noisy", wait=True)
+        await kubelet._ask(evict, one)
     await kubelet.eventually(kubelet.remove_pod, pod)
     await check(node, kubelet)
 
