@@ -71,7 +71,8 @@ class Core:
         self.checkpoints.performed_by(self.checkpoint_effects.perform)
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
-        self.catalog.performed_by(CatalogEffects(host, self).perform)
+        self.catalog_effects = CatalogEffects(host, self)
+        self.catalog.performed_by(self.catalog_effects.perform)
 
     async def update_resources(
         self, container_id: ContainerId, wanted: Resources, plugins: tuple[str, ...], *, wait: bool

@@ -282,6 +282,11 @@ def _(event: image.ImageReleased) -> str:
     return f"no container needs image {short(event.image_id)} any more, which had left the catalog"
 
 
+@_says(image.LayersLeft)
+def _(event: image.LayersLeft) -> str:
+    return f"{event.layers} layers found at the start that nothing refers to"
+
+
 @_says(image.LayersCollected)
 def _(event: image.LayersCollected) -> str:
     return f"{event.layers} layers that nothing referred to were removed"
