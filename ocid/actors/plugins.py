@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ocid.actors.devices import cdi_nodes
 from ocid.actors.host import Host
+from ocid.domain import cdi
 from ocid.domain.configs import ContainerConfig, LinuxResources, PodConfig
 from ocid.domain.container import START_ERROR_CODE, Container
 from ocid.domain.nri import (
+    Adjusted as Made,
     Change,
     ContainerFacts,
     ContainerState,
@@ -23,12 +26,13 @@ from ocid.domain.nri import (
     Updated,
 )
 from ocid.domain.nri_cri import from_cri
+from ocid.domain.nri_devices import check_known, with_cdi
 from ocid.domain.nri_limits import WiderResources, spec_now
 from ocid.domain.pod import Pod
 from ocid.domain.spec.process import fitted
 from ocid.domain.spec.recorded import recorded_spec
 from ocid.errors import Exhausted, OcidError
-from ocid.events.container import Adjusted
+from ocid.events.container import Adjusted, Declared
 from ocid.events.node import PluginJoined, PluginLeft
 from ocid.ids import ContainerId, Digest, PodId, digest_of
 from ocid.ports.plugins import Inventory
@@ -97,6 +101,7 @@ class Hooks:
         made = await host.plugins.adjust(pod_facts(host, pod), container_facts(host, state, spec))
         if not made.changes:
             return Creation(made.spec)
+        made = msgspec.structs.replace(made, spec=self._completed(spec, made, state.declared))
         salt = host.settings.salt + state.declared.container_id.encode()
         fits = {**made.spec, "process": fitted(made.spec["process"], host.runtime.host_facts())}
         if (size := len(msgspec.json.encode(fits))) > SPEC_BYTES_MAX:
@@ -110,6 +115,19 @@ class Hooks:
             before=digest_of(before),
         )
         return Creation(fits, (adjusted,), (changes, before))
+
+    def _completed(self, before: Mapping[str, Any], made: Made, declared: Declared) -> Mapping[str, Any]:
+        """Return the specification with the CDI devices that plugins add, if runtime and host know it all."""
+        host, spec = self._host, made.spec
+        if made.cdi_devices:
+            if len(made.cdi_devices) > cdi.DEVICES_MAX:
+                raise Exhausted(f"plugins add {len(made.cdi_devices)} CDI devices; the limit is {cdi.DEVICES_MAX}")
+            edits = cdi.edits_of(cdi.registry(host.files.cdi_specs()), made.cdi_devices)
+            spec = with_cdi(spec, edits, cdi_nodes(host.files, edits), declared.container_id)
+        features = host.runtime.handlers().get(declared.handler)
+        knows = () if features is None else features.oci
+        check_known(before, spec, declared.handler, knows, host.runtime.host_facts())
+        return spec
 
     async def tell(self, event: Event, state: Container, *, limits: WiderResources | None = None, **newer: int) -> None:
         """Tell plugins of a container; *limits*, and *newer* fields of the facts, are not in its state yet.

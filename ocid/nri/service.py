@@ -135,7 +135,7 @@ class NriPlugins:
                 evictions.extend(wanted.evictions(answer.evict, plugin.name))
                 together = combined(together, one)
                 container = msgspec.structs.replace(container, spec=spec)
-            made = Adjusted(spec=spec, changes=owners.changes())
+            made = Adjusted(spec=spec, changes=owners.changes(), cdi_devices=together.cdi_devices)
             await self._validate(pod, pristine, together, made, updates, asked)
             self._young[container.container_id] = container
         await self._evict(evictions, wait=True)  # what lives never waits for what is being made: no circle

@@ -481,14 +481,12 @@ async def test_one_that_is_not_taken_in_yet_changes_nothing(autojump_clock: obje
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"CDI_devices": [pb.CDIDevice(name="v/c=0")]}, "CDI device 'v/c=0'"),
         ({"linux": {"cgroups_path": "/x"}}, "cgroup '/x'"),
-        ({"linux": {"io_priority": {}}}, "io priority"),
-        ({"linux": {"scheduler": {}}}, "scheduler"),
-        ({"linux": {"rdt": {}}}, "rdt"),
+        ({"linux": {"io_priority": {"class": 9}}}, "I/O priority class 9"),
+        ({"linux": {"scheduler": {"policy": 99}}}, "scheduler policy 99"),
+        ({"linux": {"scheduler": {"policy": 1, "flags": [77]}}}, "an unknown scheduler flag"),
         ({"linux": {"memory_policy": {}}}, "memory policy"),
         ({"linux": {"net_devices": {"eth0": {}}}}, "network devices"),
-        ({"linux": {"resources": {"rdt_class": {"value": "x"}}}}, "RDT class"),
         ({"linux": {"resources": {"blockio_class": {"value": "x"}}}}, "block I/O class"),
     ],
 )
@@ -499,6 +497,23 @@ async def test_what_this_build_cannot_do_is_refused(fields: Any, what: str, auto
             await stage.plugins.adjust(POD, CONTAINER)
 
 
+@pytest.mark.parametrize(
+    ("linux", "field", "expected"),
+    [
+        ({"io_priority": {}}, "ioPriority", None),
+        ({"scheduler": {}}, "scheduler", None),
+        ({"resources": {"rdt_class": {"value": "x"}}}, "intelRdt", {"closID": "x"}),
+        ({"rdt": {}}, "intelRdt", None),
+        ({"rdt": {"remove": True}, "resources": {"rdt_class": {"value": "x"}}}, "intelRdt", {"closID": "x"}),
+    ],
+)
+async def test_classes_and_priorities(linux: Any, field: str, expected: Any, autojump_clock: object) -> None:
+    async with staged() as stage:
+        await stage.enter(TestPlugin("one", CreateContainer=adjusting(linux=linux)))
+        spec: Any = (await stage.plugins.adjust(POD, CONTAINER)).spec
+        assert spec["linux" if field == "intelRdt" else "process"].get(field) == expected
+
+
 async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> None:
     fields: dict[str, Any] = {
         "annotations": {"n": "1"},
@@ -506,7 +521,11 @@ async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> N
         "hooks": {"create_runtime": [{"path": "/h", "args": ["h"], "env": ["E=1"], "timeout": {"value": 4}}]},
         "rlimits": [{"type": "RLIMIT_CORE", "hard": 2, "soft": 1}],
         "args": ["x", "y"],
+        "CDI_devices": [{"name": "v/c=0"}],
         "linux": {
+            "io_priority": {"class": pb.IOPRIO_CLASS_BE, "priority": 3},
+            "scheduler": {"policy": pb.SCHED_BATCH, "nice": 4, "flags": [pb.SCHED_FLAG_RESET_ON_FORK]},
+            "rdt": {"clos_id": {"value": "gold"}, "schemata": {"value": ["L3:0=f"]}},
             "devices": [{"path": "/dev/d", "type": "c", "major": 1, "minor": 3, "file_mode": {"value": 438}}],
             "oom_score_adj": {"value": 5},
             "namespaces": [{"type": "pid", "path": "/p"}],
@@ -534,8 +553,15 @@ async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> N
     async with staged() as stage:
         await stage.enter(TestPlugin("one", CreateContainer=adjusting(**fields)))
         judge = await stage.enter(TestPlugin("judge", "90", Event.VALIDATE_CONTAINER_ADJUSTMENT.bit))
-        spec: Any = (await stage.plugins.adjust(POD, CONTAINER)).spec
+        listener = await stage.enter(TestPlugin("told", "91", Event.START_CONTAINER.bit))
+        made = await stage.plugins.adjust(POD, CONTAINER)
+        spec: Any = made.spec
 
+        assert made.cdi_devices == ("v/c=0",)
+        assert spec["process"]["ioPriority"] == {"class": "IOPRIO_CLASS_BE", "priority": 3}
+        scheduler = {"policy": "SCHED_BATCH", "nice": 4, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}
+        assert spec["process"]["scheduler"] == scheduler
+        assert spec["linux"]["intelRdt"] == {"closID": "gold", "schemata": ["L3:0=f"]}
         assert spec["annotations"] == {"k": "v", "n": "1"}
         assert spec["mounts"][-1] == {"destination": "/m", "type": "bind", "source": "/s", "options": ["ro"]}
         assert spec["hooks"] == {"createRuntime": [{"path": "/h", "args": ["h"], "env": ["E=1"], "timeout": 4}]}
@@ -562,6 +588,13 @@ async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> N
         judged = judge.message("ValidateContainerAdjustment").adjust
         wanted = pb.ContainerAdjustment(**fields)
         assert judged.linux.devices == wanted.linux.devices
+        assert judged.CDI_devices == wanted.CDI_devices
+        for field in ("io_priority", "scheduler", "rdt"):
+            assert getattr(judged.linux, field) == getattr(wanted.linux, field)
+        await stage.plugins.tell(Event.START_CONTAINER, POD, msgspec.structs.replace(CONTAINER, spec=spec))
+        told = listener.message("StartContainer").container.linux
+        assert (told.io_priority, told.scheduler) == (wanted.linux.io_priority, wanted.linux.scheduler)
+        assert told.rdt == wanted.linux.rdt
         assert judged.hooks == wanted.hooks
         assert judged.linux.seccomp_policy == wanted.linux.seccomp_policy
 
