@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -47,6 +48,23 @@ trio.run(main)
 """
 
 
+VENDOR = {
+    "cdiVersion": "0.6.0",
+    "kind": "vendor.com/null",
+    "devices": [
+        {
+            "name": "0",
+            "containerEdits": {
+                "env": ["FROM_CDI=yes"],
+                "deviceNodes": [{"path": "/dev/nri-null", "hostPath": "/dev/null"}],
+                "mounts": [{"hostPath": "/proc/sys", "containerPath": "/from/cdi", "options": ["ro"]}],
+                "additionalGids": [4567],
+            },
+        }
+    ],
+}
+
+
 @pytest.fixture(scope="module")
 def daemon(stage: Stage, private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with NRI on, and one plugin in its directory."""
@@ -61,7 +79,9 @@ def daemon(stage: Stage, private_mounts: None, tmp_path_factory: pytest.TempPath
         "plugin_dir": str(directory / "plugins"),
         "config_dir": str(directory / "conf.d"),
     }
-    with stage.daemon({"nri": config}) as one:
+    (directory / "cdi").mkdir()
+    (directory / "cdi" / "vendor.json").write_text(json.dumps(VENDOR))
+    with stage.daemon({"nri": config, "containers": {"cdi_spec_dirs": [str(directory / "cdi")]}}) as one:
         with one.client() as cri:
             cri.call("PullImage", image=pb.ImageSpec(image=IMAGE))
         yield one
@@ -140,6 +160,52 @@ def test_a_container_is_made_as_a_plugin_wants_and_the_log_says_so(daemon: Daemo
     content = (daemon.root / "log" / "data.mdb").read_bytes()
     assert b"FROM_PLUGIN=visible" in content
     assert b"canary-plugin" not in content
+
+
+def test_a_plugin_adds_a_cdi_device(daemon: Daemon, kubelet: Kubelet) -> None:
+    made = adjusting(CDI_devices=[{"name": "vendor.com/null=0"}], env=[{"key": "MINE", "value": "too"}])
+    with connected(daemon, TestPlugin("cdi", "15", CreateContainer=made)):
+        pod_id = kubelet.run_pod()
+        script = "echo $FROM_CDI $MINE; cat /from/cdi/kernel/ostype; id -G; echo x > /dev/nri-null && echo written"
+        code, output = kubelet.run(pod_id, "sh", "-c", script)
+    assert code == 0
+    assert output.split()[:3] == ["yes", "too", "Linux"]
+    assert "4567" in output.split()
+    assert output.split()[-1] == "written"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"CDI_devices": [{"name": "vendor.com/null=9"}]}, "CDI device 'vendor.com/null=9' is in no specification"),
+        ({"linux": {"rdt": {"clos_id": {"value": "a/b"}}}}, "RDT class 'a/b'"),
+        ({"linux": {"scheduler": {"policy": nri_pb2.SCHED_BATCH, "nice": 30}}}, "nice value 30"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    daemon: Daemon, kubelet: Kubelet, fields: Any, words: str
+) -> None:
+    pod_id = kubelet.run_pod()
+    with connected(daemon, TestPlugin("no", "15", CreateContainer=adjusting(**fields))):
+        with pytest.raises(GRPCError) as error:
+            kubelet.create(pod_id, "true")
+        assert words in refused(error)[1]
+        assert not kubelet.call("ListContainers").containers
+
+
+def test_the_oci_runtime_must_know_what_plugins_set(daemon: Daemon, kubelet: Kubelet) -> None:
+    pod_id = kubelet.run_pod()
+    said = subprocess.run(["runc", "features"], capture_output=True, text=True, check=True).stdout
+    knows = tuple(map(int, json.loads(said)["ociVersionMax"].split(".")[:2]))
+    batch = adjusting(linux={"scheduler": {"policy": nri_pb2.SCHED_BATCH}})
+    with connected(daemon, TestPlugin("batch", "15", CreateContainer=batch)):
+        if knows >= (1, 1):
+            code, output = kubelet.run(pod_id, "sh", "-c", "grep ^policy /proc/self/sched")
+            assert (code, output.split()[-1]) == (0, "3")
+        else:
+            with pytest.raises(GRPCError) as error:
+                kubelet.create(pod_id, "true")
+            assert "scheduler, which an OCI runtime must know version 1.1" in refused(error)[1]
 
 
 def test_a_plugin_of_the_directory_is_started_with_its_socket_and_name(daemon: Daemon, kubelet: Kubelet) -> None:
