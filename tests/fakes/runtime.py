@@ -121,7 +121,7 @@ class FakeRuntime:
                 world.before_update[name] = (limits.update_id, before)
             try:
                 for part, values in limits.resources.items():
-                    if values.get("limit", USED_BYTES) < USED_BYTES:
+                    if part == "memory" and 0 <= values.get("limit", -1) < USED_BYTES:
                         raise EffectFailed("device or resource busy")
                     world.limits[name] = {**world.limits[name], part: values}
                     await self._life.step(f"runtime.update {part}")
