@@ -56,8 +56,10 @@ def check_changeable(wanted: Resources, plugin: str) -> None:
     if max(len(wanted.unified), len(wanted.hugepages)) > _ENTRIES_MAX:
         raise InvalidRequest(f"plugin {plugin} wants more than {_ENTRIES_MAX} unified entries or huge page sizes")
     for text in (wanted.cpu_cpus or "", wanted.cpu_mems or "", *wanted.unified.values()):
-        if len(text) > _VALUE_CHARS_MAX or "\0" in text:
-            raise InvalidRequest(f"plugin {plugin} wants a value of {len(text)} characters; at most {_VALUE_CHARS_MAX}")
+        if len(text) > _VALUE_CHARS_MAX or "\0" in text or not text.isascii():
+            raise InvalidRequest(
+                f"plugin {plugin} wants a value of {len(text)} characters; at most {_VALUE_CHARS_MAX} of ASCII"
+            )
     for name in Resources.__struct_fields__:
         value = getattr(wanted, name)
         if isinstance(value, int) and not -1 <= value <= _INT64_MAX:

@@ -33,6 +33,7 @@ def spec(**resources: Any) -> dict[str, Any]:
         (Resources(unified={"cgroup.freeze": "1"}), InvalidRequest, r"unified 'cgroup.freeze'"),
         (Resources(unified={"../x.y": "1"}), InvalidRequest, "a cgroup v2 file such as"),
         (Resources(unified={"memory.high": "9\0"}), InvalidRequest, "characters"),
+        (Resources(unified={"memory.high": "ö"}), InvalidRequest, "1 characters; at most 4096 of ASCII"),
         (Resources(cpu_cpus="1," * 4096), InvalidRequest, "8192 characters; at most 4096"),
         (Resources(hugepages={str(n): 1 for n in range(65)}), InvalidRequest, "more than 64"),
         (Resources(memory_limit=1 << 64), InvalidRequest, "memory limit 18446744073709551616; wanted -1 to"),
