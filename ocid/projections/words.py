@@ -188,8 +188,7 @@ def _(event: container.UpdateRequested) -> str:
 
 @_says(container.UpdateAdjusted)
 def _(event: container.UpdateAdjusted) -> str:
-    who = ", ".join(event.plugins)
-    return f"{event.count} changes of that by plugins {who}, listed in {short(event.changes)}: {event.brief or 'none'}"
+    return f"{event.count} changes of that by plugins {', '.join(event.plugins)}: {event.brief or 'none'}"
 
 
 @_says(container.UpdateRefused)
@@ -198,6 +197,7 @@ def _(event: container.UpdateRefused) -> str:
 
 
 _always(container.Updated, "change of its limits is in force")
+_always(image.LayersLeft, "layers found at the start that nothing refers to")
 _always(container.StartRequested, "start asked for")
 _always(container.Started, "its program runs")
 _always(container.Released, "runtime state, mounts and cgroup are gone")
@@ -280,11 +280,6 @@ def _(event: image.ImageRemoved) -> str:
 @_says(image.ImageReleased)
 def _(event: image.ImageReleased) -> str:
     return f"no container needs image {short(event.image_id)} any more, which had left the catalog"
-
-
-@_says(image.LayersLeft)
-def _(event: image.LayersLeft) -> str:
-    return f"{event.layers} layers found at the start that nothing refers to"
 
 
 @_says(image.LayersCollected)

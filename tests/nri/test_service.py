@@ -514,44 +514,46 @@ async def test_classes_and_priorities(linux: Any, field: str, expected: Any, aut
         assert spec["linux" if field == "intelRdt" else "process"].get(field) == expected
 
 
-async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> None:
-    fields: dict[str, Any] = {
-        "annotations": {"n": "1"},
-        "mounts": [{"destination": "/m", "type": "bind", "source": "/s", "options": ["ro"]}],
-        "hooks": {"create_runtime": [{"path": "/h", "args": ["h"], "env": ["E=1"], "timeout": {"value": 4}}]},
-        "rlimits": [{"type": "RLIMIT_CORE", "hard": 2, "soft": 1}],
-        "args": ["x", "y"],
-        "CDI_devices": [{"name": "v/c=0"}],
-        "linux": {
-            "io_priority": {"class": pb.IOPRIO_CLASS_BE, "priority": 3},
-            "scheduler": {"policy": pb.SCHED_BATCH, "nice": 4, "flags": [pb.SCHED_FLAG_RESET_ON_FORK]},
-            "rdt": {"clos_id": {"value": "gold"}, "schemata": {"value": ["L3:0=f"]}},
-            "devices": [{"path": "/dev/d", "type": "c", "major": 1, "minor": 3, "file_mode": {"value": 438}}],
-            "oom_score_adj": {"value": 5},
-            "namespaces": [{"type": "pid", "path": "/p"}],
-            "sysctl": {"kernel.x": "1"},
-            "seccomp_policy": {
-                "default_action": "SCMP_ACT_ERRNO",
-                "default_errno": {"value": 1},
-                "syscalls": [
-                    {
-                        "names": ["read"],
-                        "action": "SCMP_ACT_ALLOW",
-                        "errno_ret": {"value": 2},
-                        "args": [{"op": "SCMP_CMP_EQ"}],
-                    }
-                ],
-            },
-            "resources": {
-                "memory": {"limit": {"value": 8}, "disable_oom_killer": {"value": True}},
-                "hugepage_limits": [{"page_size": "2MB", "limit": 3}],
-                "pids": {"limit": 4},
-                "devices": [{"allow": True, "type": "c", "major": {"value": 1}, "access": "r"}],
-            },
+EVERY_FIELD: dict[str, Any] = {
+    "annotations": {"n": "1"},
+    "mounts": [{"destination": "/m", "type": "bind", "source": "/s", "options": ["ro"]}],
+    "hooks": {"create_runtime": [{"path": "/h", "args": ["h"], "env": ["E=1"], "timeout": {"value": 4}}]},
+    "rlimits": [{"type": "RLIMIT_CORE", "hard": 2, "soft": 1}],
+    "args": ["x", "y"],
+    "CDI_devices": [{"name": "v/c=0"}],
+    "linux": {
+        "io_priority": {"class": pb.IOPRIO_CLASS_BE, "priority": 3},
+        "scheduler": {"policy": pb.SCHED_BATCH, "nice": 4, "flags": [pb.SCHED_FLAG_RESET_ON_FORK]},
+        "rdt": {"clos_id": {"value": "gold"}, "schemata": {"value": ["L3:0=f"]}},
+        "devices": [{"path": "/dev/d", "type": "c", "major": 1, "minor": 3, "file_mode": {"value": 438}}],
+        "oom_score_adj": {"value": 5},
+        "namespaces": [{"type": "pid", "path": "/p"}],
+        "sysctl": {"kernel.x": "1"},
+        "seccomp_policy": {
+            "default_action": "SCMP_ACT_ERRNO",
+            "default_errno": {"value": 1},
+            "syscalls": [
+                {
+                    "names": ["read"],
+                    "action": "SCMP_ACT_ALLOW",
+                    "errno_ret": {"value": 2},
+                    "args": [{"op": "SCMP_CMP_EQ"}],
+                }
+            ],
         },
-    }
+        "resources": {
+            "memory": {"limit": {"value": 8}, "disable_oom_killer": {"value": True}},
+            "hugepage_limits": [{"page_size": "2MB", "limit": 3}],
+            "pids": {"limit": 4},
+            "devices": [{"allow": True, "type": "c", "major": {"value": 1}, "access": "r"}],
+        },
+    },
+}
+
+
+async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> None:
     async with staged() as stage:
-        await stage.enter(TestPlugin("one", CreateContainer=adjusting(**fields)))
+        await stage.enter(TestPlugin("one", CreateContainer=adjusting(**EVERY_FIELD)))
         judge = await stage.enter(TestPlugin("judge", "90", Event.VALIDATE_CONTAINER_ADJUSTMENT.bit))
         listener = await stage.enter(TestPlugin("told", "91", Event.START_CONTAINER.bit))
         made = await stage.plugins.adjust(POD, CONTAINER)
@@ -586,7 +588,7 @@ async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> N
         assert linux["resources"]["memory"] == {"limit": 8, "disableOOMKiller": True}
         assert linux["resources"]["pids"] == {"limit": 4}
         judged = judge.message("ValidateContainerAdjustment").adjust
-        wanted = pb.ContainerAdjustment(**fields)
+        wanted = pb.ContainerAdjustment(**EVERY_FIELD)
         assert judged.linux.devices == wanted.linux.devices
         assert judged.CDI_devices == wanted.CDI_devices
         for field in ("io_priority", "scheduler", "rdt"):
