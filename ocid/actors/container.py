@@ -80,7 +80,7 @@ class ContainerEffects:
                 await hooks.mention(Event.POST_CREATE_CONTAINER, state, pid=process.pid)
                 return Note(domain.NoteCreated(pid=process.pid, start_ticks=process.start_ticks))
             case ApplyUpdate():
-                return await apply_update(host, self.order(declared), declared, effect)
+                return await apply_update(host, hooks, self.order(declared), state, effect)
             case domain.StartEffect():
                 await hooks.tell(Event.START_CONTAINER, state)
                 at_ns = host.clock.wall_ns()  # before: a short program has ended when start returns

@@ -300,14 +300,15 @@ class CatalogEffects:
         removed = 0
         for chain_id in list(self._core.view.layers.rows):
             actor = self._core.layers.find(chain_id)
-            if actor is None or not actor.state.is_ready or chain_id in self._referred():
+            if actor is None or not actor.state.is_ready or chain_id in self.referred():
                 continue
             await actor.ask(layer.Remove())
             await actor.until(lambda one: one.removed or one.failures > 0)
             removed += actor.state.removed
         return removed
 
-    def _referred(self) -> set[ChainId]:
+    def referred(self) -> set[ChainId]:
+        """Return the layers that an image, a container or a pull in flight refers to. From the view."""
         view, facts = self._core.view, self._core.images.facts
         found: set[ChainId] = set()
         for row in view.catalog.rows.values():

@@ -18,7 +18,7 @@ from ocid.domain.container import Container
 from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
 from ocid.domain.selinux import Labels, pod_labels
-from ocid.errors import OcidError
+from ocid.errors import OcidError, Unavailable
 from ocid.events.pod import Declared
 from ocid.ids import PodId, digest_of
 from ocid.ports import NetworkOrder, Process, SandboxOrder
@@ -96,9 +96,16 @@ class PodEffects:
                 assert_never(effect)
 
     async def _stop_containers(self, pod_id: PodId) -> None:
-        """Kill every container of the pod; CRI StopPodSandbox gives no grace."""
+        """Kill every container of the pod; CRI StopPodSandbox gives no grace.
+
+        Raises:
+            Unavailable: one that could not be made or started may still have an init, which cannot be ended now.
+        """
         command = containers.Stop(grace_ms=0, now_boot_ns=self._host.clock.boot_ns())
         await self._all(pod_id, command, _has_stopped if self._host.plugins.enabled else _has_ended)
+        for actor in self._containers_of(pod_id):
+            if not _is_empty(actor.state):
+                raise Unavailable(f"{actor.stream} may still have processes: {actor.state.last_error}")
 
     async def _remove_containers(self, pod_id: PodId) -> None:
         command = containers.Remove(now_boot_ns=self._host.clock.boot_ns())
@@ -113,8 +120,18 @@ class PodEffects:
             raise failures[0]
 
 
+def _is_empty(container: Container) -> bool:
+    """Say whether no process of the container lives in the pod's namespaces.
+
+    What failed to be made or started may have been made all the same: its init lives until it is released.
+    """
+    over = container.released or container.removed
+    return over or container.exited is not None or container.prepare_failed is not None
+
+
 def _has_ended(container: Container) -> bool:
-    return container.ended or container.removed
+    """Wait for one that has ended, but is not empty, only until the first try to release it has failed."""
+    return _is_empty(container) or (container.ended and container.failures > 0)
 
 
 def _has_stopped(container: Container) -> bool:

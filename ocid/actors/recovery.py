@@ -57,7 +57,8 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     running = sum(row.state.running for row in view.containers.rows.values())
     await _or_go_on("clean the staging directory", host.layers.clean_staging)
     await _restore(core.layers, view.layers, of_layer)
-    await _restore(core.catalog, view.catalog, lambda row: catalog.observe(row.state))
+    left = catalog.Found(unreferenced=_unreferenced(core))
+    await _restore(core.catalog, view.catalog, lambda row: catalog.observe(row.state, left))
     await _restore(core.pods, view.pods, of_pod)
     await _restore(core.containers, view.containers, of_container)
     await _sweep_execs(core)
@@ -81,6 +82,16 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     )
     await core.recorder.append(recovered)
     return recovered
+
+
+def _unreferenced(core: Core) -> int:
+    """Count whole layers that nothing refers to. Pulls that the death cut short still count: they are tried again."""
+    ready = {chain_id for chain_id, row in core.view.layers.rows.items() if row.state.is_ready}
+    try:
+        return len(ready - core.catalog_effects.referred()) if ready else 0
+    except OcidError as error:
+        log.warning("cannot say which layers are left over: %s", error)
+        return 0
 
 
 async def _reconcile_network(core: Core) -> None:

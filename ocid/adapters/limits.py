@@ -41,6 +41,7 @@ _PASSES: Final = 3  # a limit may have to wait for another one to be written bac
 _LIMIT_FILES: Final = (
     *("cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
     *("cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "cpuset.cpus", "cpuset.mems"),
+    *("memory.soft_limit_in_bytes", "memory.low", "pids.max", "cpu.rt_period_us", "cpu.rt_runtime_us"),
 )
 _HUGEPAGE_FILES: Final = ("hugetlb.*.limit_in_bytes", "hugetlb.*.max")
 

@@ -130,6 +130,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
 
     grace_ms: int
     now_boot_ns: int
+    plugin: str = ""  # who evicts it; "" where no plugin does
+    reason: str = ""
 
 
 class NoteExited(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,8 +202,8 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
             return _decide_absent(state, command)
         case Start():
             return _decide_start(state)
-        case Stop(grace_ms=grace_ms, now_boot_ns=now_boot_ns):
-            return _decide_stop(state, grace_ms, now_boot_ns)
+        case Stop(grace_ms=grace_ms, now_boot_ns=now_boot_ns, plugin=plugin, reason=reason):
+            return _decide_stop(state, grace_ms, now_boot_ns, plugin, reason)
         case Remove(now_boot_ns=now_boot_ns):
             if state.remove_wanted and state.gave_up is None:
                 return ()
@@ -244,7 +246,9 @@ def _decide_start(state: Container) -> tuple[ContainerEvent, ...]:
     return () if state.start_wanted else (events.StartRequested(),)
 
 
-def _decide_stop(state: Container, grace_ms: int, now_boot_ns: int) -> tuple[ContainerEvent, ...]:
+def _decide_stop(
+    state: Container, grace_ms: int, now_boot_ns: int, plugin: str = "", reason: str = ""
+) -> tuple[ContainerEvent, ...]:
     assert state.declared is not None
     if state.ended:
         return ()
@@ -252,7 +256,11 @@ def _decide_stop(state: Container, grace_ms: int, now_boot_ns: int) -> tuple[Con
     if state.stop is not None and state.stop.kill_at_boot_ns <= kill_at and state.gave_up is None:
         return ()
     requested = events.StopRequested(
-        grace_ms=grace_ms, kill_at_boot_ns=kill_at, signal=state.declared.stop_signal or "SIGTERM"
+        grace_ms=grace_ms,
+        kill_at_boot_ns=kill_at,
+        signal=state.declared.stop_signal or "SIGTERM",
+        plugin=plugin,
+        reason=reason,
     )
     if state.prepared is None:
         message = "stopped before it was prepared"
@@ -331,7 +339,7 @@ def evolve(state: Container, event: ContainerEvent) -> Container:
             return change(state, failures=failures, last_error=f"{step}: {message}")
         case events.LogReopened() | events.Adjusted():
             return state
-        case events.UpdateRequested() | events.Updated() | events.UpdateRefused():
+        case events.UpdateRequested() | events.UpdateAdjusted() | events.Updated() | events.UpdateRefused():
             return change(state, limits=updates.evolve(state.limits, event))
         case events.GaveUp(reason=reason):
             return change(state, gave_up=reason)

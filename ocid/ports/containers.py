@@ -189,6 +189,7 @@ class HandlerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     recursive_read_only_mounts: bool = False
     user_namespaces: bool = False
     lacks_for_users: str = ""  # what is missing for user namespaces, and what would do
+    oci: tuple[int, ...] = ()  # newest version of the OCI runtime specification that it knows: (1, 2); (): not said
 
 
 class ExecProcess(msgspec.Struct, frozen=True, kw_only=True):

@@ -154,6 +154,8 @@ def _(event: container.StartFailed) -> str:
 
 @_says(container.StopRequested)
 def _(event: container.StopRequested) -> str:
+    if event.plugin:
+        return f"evicted by plugin {event.plugin}: {event.reason or 'no reason given'}"
     if event.grace_ms == 0:
         return "kill asked for, without grace"
     return f"stop asked for: {event.signal}, then SIGKILL after {duration(event.grace_ms)}"
@@ -183,7 +185,13 @@ def _(event: container.GaveUp) -> str:
 
 @_says(container.UpdateRequested)
 def _(event: container.UpdateRequested) -> str:
-    return f"change of its limits asked for: {event.brief or 'none'}"
+    by = f" by plugins {', '.join(event.plugins)}" if event.plugins else ""
+    return f"change of its limits asked for{by}: {event.brief or 'none'}"
+
+
+@_says(container.UpdateAdjusted)
+def _(event: container.UpdateAdjusted) -> str:
+    return f"{event.count} changes of that by plugins {', '.join(event.plugins)}: {event.brief or 'none'}"
 
 
 @_says(container.UpdateRefused)
@@ -192,6 +200,7 @@ def _(event: container.UpdateRefused) -> str:
 
 
 _always(container.Updated, "change of its limits is in force")
+_always(image.LayersLeft, "layers found at the start that nothing refers to")
 _always(container.StartRequested, "start asked for")
 _always(container.Started, "its program runs")
 _always(container.Released, "runtime state, mounts and cgroup are gone")

@@ -51,6 +51,7 @@ LETTERS = {
     "q": "UpdateRequested",
     "u": "Updated",
     "n": "UpdateRefused",
+    "m": "UpdateAdjusted",
 }
 
 EXPECTED = Grid(
@@ -262,7 +263,9 @@ def test_evolve_refuses_no_fact_in_any_phase(phase: str) -> None:
     ends = (PREPARE_FAILED, CREATE_FAILED, START_FAILED, O, V, X, events.Removed())
     made = events.Updated(update_id="u1", limits=EMPTY)
     refused = events.UpdateRefused(update_id="u1", error="E", message="m")
-    for fact in (D, P, C, W, R, S, Q, made, refused, *ends, failing, events.LogReopened(), U):
+    digests = {"changes": EMPTY, "change": EMPTY}
+    adjusted = events.UpdateAdjusted(update_id="u1", plugins=("10-a",), count=1, **digests)
+    for fact in (D, P, C, W, R, S, Q, adjusted, made, refused, *ends, failing, events.LogReopened(), U):
         assert isinstance(evolve(PHASES[phase], fact), Container)
 
 

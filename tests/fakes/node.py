@@ -25,7 +25,7 @@ from ocid.projections.view import View
 from tests.fakes.archives import FakeArchives
 from tests.fakes.images import FakeLayers, FakeRegistry, Shelf
 from tests.fakes.life import Faults, Killed, Life, Moment
-from tests.fakes.plugins import FakePlugins
+from tests.fakes.plugins import Answer, FakePlugins
 from tests.fakes.pods import FakeClock, FakeHostFiles, FakeNetwork, FakeSandboxes, FakeSecrets
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.streams import FakeStreams
@@ -50,6 +50,7 @@ class Node:
     shelf: Shelf = field(default_factory=Shelf)
     steps: list[str] = field(default_factory=list)  # of all effects, over all lives
     told: list[tuple[str, str]] = field(default_factory=list)  # to plugins: (event, id), over all lives
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)  # of plugins, to (event, id)
     lives: int = 0
     interesting: tuple[int, int] = (0, 0)  # commits and steps before what a scenario is about
     down: bool = False  # the machine is off: no life begins
@@ -199,7 +200,7 @@ class Node:
             files=FakeHostFiles(),
             usage=self.usage,
             new_id=self.world.new_id,
-            plugins=FakePlugins(life, self.told) if self.watched else NoPlugins(),
+            plugins=FakePlugins(life, self.told, self.answers) if self.watched else NoPlugins(),
             archives=FakeArchives(life, self.checkpoints) if self.restores else NoArchives(),
         )
 

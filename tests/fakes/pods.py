@@ -208,6 +208,9 @@ class FakeNetwork:
     async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
         world = self._world
         async with self._life.effect("network.detach", order.pod_id):
+            users = [task.owner for task in world.tasks.values() if task.netns and task.netns == order.netns]
+            if set(users) - {order.pod_id}:  # its pause process goes last
+                world.violate(f"the network of pod {order.pod_id} is removed while {users} live in it")
             if order.network == "cni":
                 known = world.plugins.get(order.pod_id)
                 if None not in (known, result) and known != result:
