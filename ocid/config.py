@@ -69,6 +69,7 @@ class Network(Section, frozen=True, kw_only=True):
 
     cni_conf_dir: str = "/etc/cni/net.d"  # the first *.conflist by name counts
     cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")  # where plugins are looked for, in this order
+    further: tuple[str, ...] = ()  # names of CNI networks that pods may ask for beside the first; "*": all there are
     bridge: str = "ocid0"  # the built-in network's interface; each daemon on a machine needs its own
     subnets: tuple[str, ...] = ("10.85.0.0/16", "fd00:85::/64")  # pod addresses: one IPv4 CIDR, one IPv6, or both
 
@@ -296,6 +297,7 @@ def _network_problems(network: Network) -> Iterator[Problem]:
     yield from _distinct(("network", "cni_bin_dirs"), network.cni_bin_dirs)
     for directory in network.cni_bin_dirs:
         yield from _path(("network", "cni_bin_dirs"), directory)
+    yield from _distinct(("network", "further"), network.further)
     if not _BRIDGE.fullmatch(network.bridge) or network.bridge in (".", "..", "all", "default", "lo"):
         yield (
             ("network", "bridge"),

@@ -230,6 +230,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             cni_bin_dirs=[Path(one) for one in config.network.cni_bin_dirs],
             cni_state_dir=root / "cni",
             handler_conf_dirs=config.runtime.cni_conf_dirs(),
+            further=config.network.further,
             bridge=config.network.bridge,
             subnets=config.network.subnets,
         ),

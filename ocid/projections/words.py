@@ -63,12 +63,18 @@ def _(event: pod.Declared) -> str:
     leased = f" with {', '.join(event.addresses)}" if event.addresses else ""
     handler = f", handler {event.handler}" if event.handler else ""
     handler += ", a user namespace of its own" if event.userns else ""
-    return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{handler}"
+    further = f" and {', '.join(f'{one.name} ({one.interface})' for one in event.networks)}" if event.networks else ""
+    return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{further}{handler}"
 
 
 @_says(pod.NetworkAttached)
 def _(event: pod.NetworkAttached) -> str:
     return f"network attached via {event.via}: {', '.join(event.addresses) or 'no address'}"
+
+
+@_says(pod.FurtherNetworkAttached)
+def _(event: pod.FurtherNetworkAttached) -> str:
+    return f"network {event.network!r} attached as {event.interface}: {', '.join(event.addresses) or 'no address'}"
 
 
 @_says(pod.PauseStarted)
