@@ -13,7 +13,7 @@ from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
 from ocid.projections import words_checkpoints, words_sessions
 from ocid.projections.fields import brief
-from ocid.projections.phrases import duration, exit_words
+from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, short_reference, size
 from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
@@ -208,7 +208,7 @@ _always(container.LogReopened, "log file opened anew")
 @_says(execution.Requested)
 def _(event: execution.Requested) -> str:
     limit = f", limit {event.timeout_s} s" if event.timeout_s else ""
-    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}"
+    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{claimed(event.audit_hints)}"
 
 
 @_says(execution.Finished)
