@@ -127,13 +127,11 @@ class HostDirectory:
 
 def _specs_in(directory: str) -> list[str]:
     with suppress(OSError), os.scandir(directory) as entries:
-        return sorted(entry.path for entry in entries if entry.name.endswith((".json", ".yaml")) and entry.is_file())
+        return sorted(entry.path for entry in entries if entry.name.endswith(cdi.SUFFIXES) and entry.is_file())
     return []
 
 
 def _spec(path: str) -> bytes | None:
-    if not path.endswith(".json"):
-        return None
     try:
         with open(path, "rb") as file:
             content = file.read(cdi.SPEC_BYTES_MAX + 1)
