@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 import shutil
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -143,6 +142,12 @@ class Security(Section, frozen=True, kw_only=True):
     redact_values: tuple[str, ...] = ()  # further regular expressions for values that are secrets
 
 
+class Blockio(Section, frozen=True, kw_only=True):
+    """[blockio] Classes of block I/O that pods and containers can ask for by annotation."""
+
+    config_file: str = ""  # YAML of classes as goresctrl has it, absolute path; empty: there are no classes
+
+
 class Nri(Section, frozen=True, kw_only=True):
     """[nri] The Node Resource Interface: plugins that watch and adjust pods and containers, with all their rights."""
 
@@ -172,6 +177,7 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
+    blockio: Blockio = Blockio()
     nri: Nri = Nri()
 
     @property
@@ -262,6 +268,8 @@ def _problems(config: Config) -> Iterator[Problem]:
         yield from _path(("nri", name), getattr(config.nri, name))
     if len(config.nri.socket.encode()) > SOCKET_BYTES_MAX:
         yield ("nri", "socket"), f"wanted at most {SOCKET_BYTES_MAX} bytes, has {len(config.nri.socket.encode())}"
+    if config.blockio.config_file:
+        yield from _path(("blockio", "config_file"), config.blockio.config_file)
     yield from _runtime_problems(config.runtime)
     if not re.fullmatch(r"[A-Za-z0-9:_.-]+\.slice", config.cgroup.parent):
         yield from _path(("cgroup", "parent"), config.cgroup.parent)
@@ -327,7 +335,7 @@ def _registry_problems(at: Key, name: str, registry: Registry) -> Iterator[Probl
     for mirror in registry.mirrors:
         if "@" in mirror:
             yield (*at, "mirrors"), "credentials do not belong here: the kubelet sends them with the pull"
-        elif not _is_url(mirror):
+        elif not config_files.is_url(mirror):
             yield (
                 (*at, "mirrors"),
                 f"wanted URLs such as 'https://mirror.example/path', is {config_files.shown(mirror)}",
@@ -353,16 +361,6 @@ def _streaming_problems(streaming: Streaming) -> Iterator[Problem]:
     if not loopback and not streaming.tls_cert:
         address = config_files.shown(streaming.address)
         yield ("streaming", "address"), f"wanted a loopback address unless tls_cert and tls_key are set, is {address}"
-
-
-def _is_url(text: str) -> bool:
-    try:
-        url = urllib.parse.urlsplit(text)
-        named = bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
-    plain = text.isprintable() and " " not in text and not url.query and not url.fragment
-    return named and plain and url.scheme in ("http", "https")
 
 
 def _container_problems(config: Config) -> Iterator[Problem]:

@@ -216,6 +216,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         redaction=_rules(config),
         salt=node_salt(root),
         create_missing_mounts=config.containers.create_missing_mounts,
+        block_io_file=config.blockio.config_file,
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
     registries = {name: RegistrySettings(**msgspec.structs.asdict(one)) for name, one in config.registries.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ import msgspec
 import trio
 
 from ocid.adapters import labels
-from ocid.domain import cdi
+from ocid.domain import blockio, cdi
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.errors import EffectFailed, Exhausted, InvalidRequest
 
@@ -32,9 +34,11 @@ class HostDirectory:
         device_root: str = "/dev",
         cdi_dirs: Sequence[str] = (),
         apparmor: str = "/sys/kernel/security/apparmor/profiles",
+        block_sysfs: str = "/sys/dev/block",
     ) -> None:
         self._device_root = device_root
         self._apparmor = apparmor
+        self._block_sysfs = block_sysfs
         self._cdi_dirs = cdi_dirs
 
     def resolve_mount(self, host_path: str, *, create: bool) -> str:
@@ -109,6 +113,29 @@ class HostDirectory:
                 return frozenset(line.rpartition(" (")[0] for line in file.read(_PROFILES_BYTES_MAX).splitlines())
         except OSError:
             return None
+
+    def block_devices(self, patterns: Sequence[str]) -> Sequence[tuple[int, int]]:
+        """Return major and minor of the whole disks that these paths and patterns name, each once, in order.
+
+        Links are followed, but not out of /dev. Partitions are left out: the kernel limits disks alone. What is not
+        there names nothing, so that one file of classes can serve nodes with other disks.
+
+        Raises:
+            Exhausted: there are too many.
+        """
+        found: dict[tuple[int, int], None] = {}
+        for pattern in patterns:
+            for path in itertools.islice(glob.iglob(pattern), _DEVICES_MAX):
+                real = os.path.realpath(path)
+                with suppress(OSError):
+                    status = os.stat(real)
+                    numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
+                    is_part = os.path.exists(f"{self._block_sysfs}/{numbers[0]}:{numbers[1]}/partition")
+                    if real.startswith(f"{self._device_root}/") and stat.S_ISBLK(status.st_mode) and not is_part:
+                        found[numbers] = None
+            if len(found) > blockio.DEVICES_MAX:
+                raise Exhausted(f"{', '.join(patterns)[:200]} name more than {blockio.DEVICES_MAX} block devices")
+        return tuple(found)
 
     def cdi_specs(self) -> Sequence[cdi.Source]:
         """Return the specifications of CDI devices that this node has now; of a later directory, of higher priority.

@@ -72,6 +72,9 @@ class FakeHostFiles:
     def apparmor_profiles(self) -> frozenset[str] | None:
         return frozenset()
 
+    def block_devices(self, patterns: Sequence[str]) -> Sequence[tuple[int, int]]:
+        return ()
+
     def cdi_specs(self) -> Sequence[cdi.Source]:
         return ()
 
