@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 import shutil
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -70,6 +69,7 @@ class Network(Section, frozen=True, kw_only=True):
 
     cni_conf_dir: str = "/etc/cni/net.d"  # the first *.conflist by name counts
     cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")  # where plugins are looked for, in this order
+    further: tuple[str, ...] = ()  # names of CNI networks that pods may ask for beside the first; "*": all there are
     bridge: str = "ocid0"  # the built-in network's interface; each daemon on a machine needs its own
     subnets: tuple[str, ...] = ("10.85.0.0/16", "fd00:85::/64")  # pod addresses: one IPv4 CIDR, one IPv6, or both
 
@@ -143,6 +143,12 @@ class Security(Section, frozen=True, kw_only=True):
     redact_values: tuple[str, ...] = ()  # further regular expressions for values that are secrets
 
 
+class Blockio(Section, frozen=True, kw_only=True):
+    """[blockio] Classes of block I/O that pods and containers can ask for by annotation."""
+
+    config_file: str = ""  # YAML of classes as goresctrl has it, absolute path; empty: there are no classes
+
+
 class Nri(Section, frozen=True, kw_only=True):
     """[nri] The Node Resource Interface: plugins that watch and adjust pods and containers, with all their rights."""
 
@@ -173,6 +179,7 @@ class Config(Section, frozen=True, kw_only=True):
     containers: Containers = Containers()
     security: Security = Security()
     checkpoint: Checkpoint = Checkpoint()
+    blockio: Blockio = Blockio()
     nri: Nri = Nri()
 
     @property
@@ -263,6 +270,8 @@ def _problems(config: Config) -> Iterator[Problem]:
         yield from _path(("nri", name), getattr(config.nri, name))
     if len(config.nri.socket.encode()) > SOCKET_BYTES_MAX:
         yield ("nri", "socket"), f"wanted at most {SOCKET_BYTES_MAX} bytes, has {len(config.nri.socket.encode())}"
+    if config.blockio.config_file:
+        yield from _path(("blockio", "config_file"), config.blockio.config_file)
     yield from _runtime_problems(config.runtime)
     if not re.fullmatch(r"[A-Za-z0-9:_.-]+\.slice", config.cgroup.parent):
         yield from _path(("cgroup", "parent"), config.cgroup.parent)
@@ -298,6 +307,7 @@ def _network_problems(network: Network) -> Iterator[Problem]:
     yield from _distinct(("network", "cni_bin_dirs"), network.cni_bin_dirs)
     for directory in network.cni_bin_dirs:
         yield from _path(("network", "cni_bin_dirs"), directory)
+    yield from _distinct(("network", "further"), network.further)
     if not _BRIDGE.fullmatch(network.bridge) or network.bridge in (".", "..", "all", "default", "lo"):
         yield (
             ("network", "bridge"),
@@ -327,7 +337,7 @@ def _registry_problems(at: Key, name: str, registry: Registry) -> Iterator[Probl
     for mirror in registry.mirrors:
         if "@" in mirror:
             yield (*at, "mirrors"), "credentials do not belong here: the kubelet sends them with the pull"
-        elif not _is_url(mirror):
+        elif not config_files.is_url(mirror):
             yield (
                 (*at, "mirrors"),
                 f"wanted URLs such as 'https://mirror.example/path', is {config_files.shown(mirror)}",
@@ -353,16 +363,6 @@ def _streaming_problems(streaming: Streaming) -> Iterator[Problem]:
     if not loopback and not streaming.tls_cert:
         address = config_files.shown(streaming.address)
         yield ("streaming", "address"), f"wanted a loopback address unless tls_cert and tls_key are set, is {address}"
-
-
-def _is_url(text: str) -> bool:
-    try:
-        url = urllib.parse.urlsplit(text)
-        named = bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
-    plain = text.isprintable() and " " not in text and not url.query and not url.fragment
-    return named and plain and url.scheme in ("http", "https")
 
 
 def _container_problems(config: Config) -> Iterator[Problem]:

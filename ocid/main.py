@@ -219,6 +219,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         redaction=_rules(config),
         salt=node_salt(root),
         create_missing_mounts=config.containers.create_missing_mounts,
+        block_io_file=config.blockio.config_file,
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
     registries = {name: RegistrySettings(**msgspec.structs.asdict(one)) for name, one in config.registries.items()}
@@ -234,6 +235,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             cni_bin_dirs=[Path(one) for one in config.network.cni_bin_dirs],
             cni_state_dir=root / "cni",
             handler_conf_dirs=config.runtime.cni_conf_dirs(),
+            further=config.network.further,
             bridge=config.network.bridge,
             subnets=config.network.subnets,
         ),

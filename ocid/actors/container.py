@@ -12,7 +12,7 @@ import trio
 
 from ocid.actors import restoring
 from ocid.actors.actor import Note
-from ocid.actors.devices import cdi_edits, cdi_nodes
+from ocid.actors.devices import block_io_of, cdi_edits, cdi_nodes
 from ocid.actors.host import Host, back_off
 from ocid.actors.image import Images
 from ocid.actors.limits import apply_update
@@ -187,8 +187,9 @@ class ContainerEffects:
             devices.extend(host.files.devices(device.host_path, device.container_path, device.permissions))
         added = cdi_edits(host.files, container)
         devices.extend(cdi_nodes(host.files, added))
+        pod_config = decode_pod_config(host.journal.document(pod_declared.config))
         return SpecInputs(
-            pod=decode_pod_config(host.journal.document(pod_declared.config)),
+            pod=pod_config,
             container=container,
             image=facts.config,
             pod_id=declared.pod_id,
@@ -208,6 +209,7 @@ class ContainerEffects:
             extra_gids=added.additional_gids,
             hooks=cdi.oci_hooks(added),
             intel_rdt=added.intel_rdt,
+            block_io=block_io_of(host.files, host.settings.block_io_file, pod_config, container),
             cdi=digest_of(cdi.document(added)) if added != cdi.Edits() else "",
             apparmor_loaded=host.files.apparmor_profiles() if host.runtime.host_facts().apparmor_enabled else None,
             policy=host.settings.spec_policy,

@@ -34,6 +34,7 @@ class Settings:
     redaction: RedactionRules = DEFAULT_RULES
     salt: bytes = bytes(16)  # of redaction; kept in a file of its own, never in the log
     create_missing_mounts: bool = True  # a bind mount's missing source becomes a directory, as CRI-O does
+    block_io_file: str = ""  # of block I/O classes; "" for none
     pull_layers_max: int = 8  # layers of one pull in hand at once; downloads and unpackings have limits of their own
 
 

@@ -19,7 +19,6 @@ from ocid.actors.pod import network_order, sandbox_order
 from ocid.domain import catalog, checkpoint, container, exec as execution, layer, pod, pull, session
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
-from ocid.ids import PodId
 from ocid.ports import NetworkOrder
 from ocid.projections.fold import Fold, Row
 
@@ -98,13 +97,13 @@ async def _reconcile_network(core: Core) -> None:
     """Make host ports those of attached pods, and free what the network holds for pods that no stream names."""
     host = core.host
     live: list[NetworkOrder] = []
-    others: list[PodId] = []
+    others: list[NetworkOrder] = []
     for actor in core.pods:
         state, declared = actor.state, actor.state.declared
         if declared is None or declared.network == "host" or state.detached or state.removed:
             continue
         if state.attached is None or state.network_gone:
-            others += [declared.pod_id] if declared.network == "cni" else []
+            others += [network_order(host, declared)] if declared.network == "cni" else []
         else:
             live.append(network_order(host, declared))
     for pod_id in await host.network.reconcile(live, others):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import glob
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,7 @@ import msgspec
 import trio
 
 from ocid.adapters import labels
-from ocid.domain import cdi
+from ocid.domain import blockio, cdi
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.errors import EffectFailed, Exhausted, InvalidRequest
 
@@ -34,9 +36,11 @@ class HostDirectory:
         device_root: str = "/dev",
         cdi_dirs: Sequence[str] = (),
         apparmor: str = "/sys/kernel/security/apparmor/profiles",
+        block_sysfs: str = "/sys/dev/block",
     ) -> None:
         self._device_root = device_root
         self._apparmor = apparmor
+        self._block_sysfs = block_sysfs
         self._cdi_dirs = cdi_dirs
 
     def resolve_mount(self, host_path: str, *, create: bool) -> str:
@@ -114,6 +118,29 @@ class HostDirectory:
         except OSError:
             return None
 
+    def block_devices(self, patterns: Sequence[str]) -> Sequence[tuple[int, int]]:
+        """Return major and minor of the whole disks that these paths and patterns name, each once, in order.
+
+        Links are followed, but not out of /dev. Partitions are left out: the kernel limits disks alone. What is not
+        there names nothing, so that one file of classes can serve nodes with other disks.
+
+        Raises:
+            Exhausted: there are too many.
+        """
+        found: dict[tuple[int, int], None] = {}
+        for pattern in patterns:
+            for path in itertools.islice(glob.iglob(pattern), _DEVICES_MAX):
+                real = os.path.realpath(path)
+                with suppress(OSError):
+                    status = os.stat(real)
+                    numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
+                    is_part = os.path.exists(f"{self._block_sysfs}/{numbers[0]}:{numbers[1]}/partition")
+                    if real.startswith(f"{self._device_root}/") and stat.S_ISBLK(status.st_mode) and not is_part:
+                        found[numbers] = None
+            if len(found) > blockio.DEVICES_MAX:
+                raise Exhausted(f"{', '.join(patterns)[:200]} name more than {blockio.DEVICES_MAX} block devices")
+        return tuple(found)
+
     def cdi_specs(self) -> Sequence[cdi.Source]:
         """Return the specifications of CDI devices that this node has now; of a later directory, of higher priority.
 
@@ -140,13 +167,11 @@ def _refusal(what: str, error: OSError) -> InvalidRequest | EffectFailed:
 
 def _specs_in(directory: str) -> list[str]:
     with suppress(OSError), os.scandir(directory) as entries:
-        return sorted(entry.path for entry in entries if entry.name.endswith((".json", ".yaml")) and entry.is_file())
+        return sorted(entry.path for entry in entries if entry.name.endswith(cdi.SUFFIXES) and entry.is_file())
     return []
 
 
 def _spec(path: str) -> bytes | None:
-    if not path.endswith(".json"):
-        return None
     try:
         with open(path, "rb") as file:
             content = file.read(cdi.SPEC_BYTES_MAX + 1)

@@ -222,6 +222,9 @@ class HostFiles(Protocol):
     def apparmor_profiles(self) -> frozenset[str] | None:
         """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""
 
+    def block_devices(self, patterns: Sequence[str]) -> Sequence[tuple[int, int]]:
+        """Return major and minor of the whole disks that these paths and shell patterns below /dev name, in order."""
+
     def cdi_specs(self) -> Sequence[CdiSource]:
         """Return the specifications of CDI devices that this node has now, in the order of directories and names."""
 

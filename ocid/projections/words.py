@@ -13,7 +13,7 @@ from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
 from ocid.projections import words_checkpoints, words_sessions
 from ocid.projections.fields import brief
-from ocid.projections.phrases import duration, exit_words
+from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, short_reference, size
 from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
@@ -63,12 +63,18 @@ def _(event: pod.Declared) -> str:
     leased = f" with {', '.join(event.addresses)}" if event.addresses else ""
     handler = f", handler {event.handler}" if event.handler else ""
     handler += ", a user namespace of its own" if event.userns else ""
-    return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{handler}"
+    further = f" and {', '.join(f'{one.name} ({one.interface})' for one in event.networks)}" if event.networks else ""
+    return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{further}{handler}"
 
 
 @_says(pod.NetworkAttached)
 def _(event: pod.NetworkAttached) -> str:
     return f"network attached via {event.via}: {', '.join(event.addresses) or 'no address'}"
+
+
+@_says(pod.FurtherNetworkAttached)
+def _(event: pod.FurtherNetworkAttached) -> str:
+    return f"network {event.network!r} attached as {event.interface}: {', '.join(event.addresses) or 'no address'}"
 
 
 @_says(pod.PauseStarted)
@@ -214,7 +220,7 @@ _always(container.LogReopened, "log file opened anew")
 @_says(execution.Requested)
 def _(event: execution.Requested) -> str:
     limit = f", limit {event.timeout_s} s" if event.timeout_s else ""
-    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}"
+    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{claimed(event.audit_hints)}"
 
 
 @_says(execution.Finished)

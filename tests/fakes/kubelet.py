@@ -10,7 +10,7 @@ import trio
 
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
-from ocid.domain import catalog, checkpoint, container, container_update, exec as execution, pod
+from ocid.domain import catalog, checkpoint, container, container_update, exec as execution, networks, pod
 from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
@@ -50,7 +50,13 @@ SALT = b"salt of the simulation"
 
 
 def pod_config(
-    name: str = "web", *, attempt: int = 0, shared_pid: bool = False, host: bool = False, users: bool = False
+    name: str = "web",
+    *,
+    attempt: int = 0,
+    shared_pid: bool = False,
+    host: bool = False,
+    users: bool = False,
+    further: str = "",
 ) -> PodConfig:
     """A pod as a kubelet asks for it."""
     mapping = (IdMapping(host_id=1 << 20, length=65_536),)
@@ -62,6 +68,7 @@ def pod_config(
     return PodConfig(
         metadata=Metadata(name=name, uid=f"uid-{name}", namespace="prod", attempt=attempt),
         linux=LinuxPodConfig(security_context=PodSecurityContext(namespace_options=options)),
+        annotations={networks.ANNOTATION: further} if further else {},
     )
 
 
@@ -195,6 +202,9 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
         run_dir = core.host.settings.run / "pods" / pod_id
         document = msgspec.json.encode(config)
         network = "host" if config.host_network else core.host.network.kind("")
+        further = networks.wishes(config.annotations)
+        if further:
+            core.host.network.admit("", network, [wish.network for wish in further])
         declared = pod_events.Declared(
             pod_id=pod_id,
             name=meta.name,
@@ -213,6 +223,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             shared_pid=options.pid is NamespaceMode.POD,
             userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
             plugins=core.host.plugins.enabled,
+            networks=networks.named(further),
         )
         actor = core.pods.create(pod_id, key)
         await actor.ask(pod.Run(declared=declared), KUBELET, (document,))

@@ -148,12 +148,13 @@ def test_cdi_specifications_are_read_by_directory_and_name(tmp_path: Path) -> No
         directory.mkdir()
     (low / "b.json").write_bytes(b"b")
     (low / "a.yaml").write_bytes(b"a")
+    (low / "bb.yml").write_bytes(b"bb")
     (low / "c.txt").write_bytes(b"c")
     (low / "d.json").mkdir()
     (high / "big.json").write_bytes(bytes(cdi.SPEC_BYTES_MAX + 1))
     found = HostDirectory(cdi_dirs=(str(low), str(tmp_path / "none"), str(high))).cdi_specs()
     assert [(Path(one.path).name, one.priority, one.content) for one in found] == [
-        ("a.yaml", 0, None), ("b.json", 0, b"b"), ("big.json", 2, None)
+        ("a.yaml", 0, b"a"), ("b.json", 0, b"b"), ("bb.yml", 0, b"bb"), ("big.json", 2, None)
     ]  # fmt: skip
     for number in range(cdi.SPECS_MAX + 1):
         (high / f"{number}.json").touch()

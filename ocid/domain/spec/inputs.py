@@ -128,6 +128,7 @@ class SpecInputs(msgspec.Struct, frozen=True, kw_only=True):
     extra_gids: tuple[int, ...] = ()  # of the process (CDI)
     hooks: Mapping[str, list[dict[str, object]]] = {}  # OCI hooks (CDI)
     intel_rdt: Mapping[str, object] | None = None  # OCI linux.intelRdt (CDI)
+    block_io: Mapping[str, object] | None = None  # OCI linux.resources.blockIO of the class that is asked for
     cdi: str = ""  # the digest of what CDI devices add
     policy: SpecPolicy = SpecPolicy()
     host: HostFacts = HostFacts()
