@@ -13,6 +13,7 @@ from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
 from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
 from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets, Usage
+from ocid.ports.confinement import Confinement, NoConfinement
 from ocid.ports.plugins import NoPlugins, Plugins
 from ocid.ports.streaming import Streams
 
@@ -54,6 +55,7 @@ class Host:
     usage: Usage
     new_id: Callable[[int], str]  # that many random hex digits
     plugins: Plugins = field(default_factory=NoPlugins)
+    confinement: Confinement = field(default_factory=NoConfinement)
 
 
 async def back_off(failures: int) -> None:
