@@ -18,7 +18,7 @@ from grpclib.exceptions import GRPCError
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.apparmor import PROFILE
 from tests.host import daemon as host, nodes
-from tests.host.daemon import Daemon, Kubelet, refused, wait_for
+from tests.host.daemon import Daemon, Kubelet, log_lines, refused, wait_for
 
 PROFILES: Final = Path("/sys/kernel/security/apparmor/profiles")
 
@@ -133,13 +133,13 @@ def test_containers_of_one_pod_signal_each_other_and_stop_as_asked(
     pod_id, shared = kubelet.run_pod(kubelet.pod_config(pid=pb.POD), handler), pb.NamespaceOption(pid=pb.POD)
     one = sleeper(kubelet, pod_id, "one", namespace_options=shared)
     assert kubelet.sh(one, LABEL) == ENFORCED
-    script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.2; done"
+    script = "trap 'exit 7' TERM; echo up $$; while :; do sleep 0.2; done"
     for name, end in (("peer", "signal"), ("tool", "runtime"), ("asked", "stop")):
         victim = kubelet.start(pod_id, "sh", "-c", script, name=name, security={"namespace_options": shared})
         log = Path(kubelet.status(victim).log_path)
         wait_for(lambda log=log: log.exists() and "up" in log.read_text(), "the trap is set", 20 * nodes.SLOW)  # type: ignore[misc]
         if end == "signal":
-            kubelet.sh(one, "kill -TERM $(pgrep -f 'trap.*exit 7' | head -n 1)")
+            kubelet.sh(one, f"kill -TERM {log_lines(log)[0][2].split()[1]}")
         elif end == "runtime":
             state = f"--root={daemon.run}/runtime/{handler}"
             subprocess.run([handler, state, "kill", victim, "TERM"], check=True, timeout=60)
