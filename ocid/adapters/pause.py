@@ -136,9 +136,10 @@ class PauseProcesses:
         if not known:
             return
         if handler.kind == "other" or self._cgroups.driver is CgroupDriver.SYSTEMD:
+            log = handler.root / f".{order.pod_id}.log"  # the bundle may be gone
             with suppress(EffectFailed):
-                log = handler.root / f".{order.pod_id}.log"
                 await handler.call(f"delete of pause process {order.pod_id!r}", log, "delete", order.pod_id)
+            log.unlink(missing_ok=True)
         handler.remove_state(order.pod_id)
 
 
