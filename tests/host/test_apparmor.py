@@ -119,9 +119,8 @@ def test_settings_of_the_kernel_and_mounts_are_denied_to_a_mighty_root(kubelet: 
         assert what == "sysfs" or "ermission denied" in said, (what, said)
     memory = "/proc/sys/kernel/shmmni"
     assert says(kubelet, confined, f"cat {memory} >/tmp/v && cat /tmp/v >{memory} && echo done") == "done"
-    assert (
-        says(kubelet, confined, "echo 600 >/proc/self/oom_score_adj; cat /proc/self/comm >/tmp/x && echo done") == "done"
-    )
+    own = "echo 600 >/proc/self/oom_score_adj; cat /proc/self/comm >/tmp/x && echo done"
+    assert says(kubelet, confined, own) == "done"
 
 
 @pytest.mark.parametrize("handler", ["runc", "crun"])
