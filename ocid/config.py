@@ -133,7 +133,7 @@ class Security(Section, frozen=True, kw_only=True):
     """[security] How containers are confined by default, and what never reaches the log."""
 
     seccomp_when_absent: Literal["Unconfined", "RuntimeDefault"] = "Unconfined"  # for containers that name no profile
-    apparmor_default: str = ""  # a profile that is loaded in the kernel; empty: none
+    apparmor_default: str = "ocid-default"  # ours; another must be loaded by somebody; "unconfined": none
     default_capabilities: tuple[str, ...] = (
         "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
         "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
@@ -382,6 +382,8 @@ def _container_problems(config: Config) -> Iterator[Problem]:
     for name in config.security.default_capabilities:
         if not _CAPABILITY.fullmatch(name):
             yield ("security", "default_capabilities"), f"wanted names such as CAP_CHOWN, is {config_files.shown(name)}"
+    if not (apparmor := config.security.apparmor_default) or not apparmor.isprintable():
+        yield ("security", "apparmor_default"), f"wanted a profile or 'unconfined', is {config_files.shown(apparmor)}"
     for key in ("redact_names", "redact_values"):
         for pattern in getattr(config.security, key):
             try:

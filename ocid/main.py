@@ -28,6 +28,7 @@ from ocid.actors.host import Host, Settings
 from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import rebuild
 from ocid.actors.session import SessionService
+from ocid.adapters.apparmor import AppArmor
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.checkpoint_archives import CheckpointArchives
 from ocid.adapters.command import spawn
@@ -50,6 +51,7 @@ from ocid.cli.client import Client
 from ocid.config import Config, Loaded
 from ocid.cri import client, server
 from ocid.cri.facade import Facade, Streaming
+from ocid.domain.apparmor import UNCONFINED
 from ocid.domain.configs import ProfileType
 from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
 from ocid.domain.spec.inputs import Rlimit, SpecPolicy
@@ -130,6 +132,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             facade = _facade(core, config, opened)
             writer.subscribe(lambda envelope: facade.publish((envelope,)))
             actors.start_soon(core.recorder.run)
+            actors.start_soon(host.confinement.ensure)
             await actors.start(server.serve, facade, listener)
             await _serve_streams(facade, config, actors)
             await _begin_epoch(core, opened, config)
@@ -202,6 +205,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
     cgroups = Cgroups(config.cgroup.driver)
     handlers = {name: HandlerConfig(path=one.path) for name, one in config.runtime.handlers.items()}
     runtime = await OciRuntime.open(run, cgroups, handlers, default=config.runtime.default)
+    apparmor = "" if config.security.apparmor_default == UNCONFINED else config.security.apparmor_default
     settings = Settings(
         root=root,
         run=run,
@@ -210,7 +214,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         spec_policy=SpecPolicy(
             default_capabilities=config.security.default_capabilities,
             seccomp_when_absent=ProfileType(config.security.seccomp_when_absent),
-            apparmor_default=config.security.apparmor_default,
+            apparmor_default=apparmor,
             rlimits=tuple(Rlimit(kind=k, soft=s, hard=h) for k, (s, h) in config.containers.rlimits.items()),
             pids_limit=config.containers.pids_limit,
             env=config.containers.env,
@@ -250,6 +254,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         new_id=new_id,
         plugins=plugins_of(config.nri),
         archives=_archives(config, layers),
+        confinement=AppArmor(run, apparmor, enabled=runtime.host_facts().apparmor_enabled),
     )
 
 

@@ -33,7 +33,7 @@ from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.inputs import DeviceNode, NamespacePaths, PodPaths, ResolvedMount, SpecInputs
 from ocid.domain.spec.namespaces import effective_options
 from ocid.domain.spec.recorded import process_user, recorded_spec
-from ocid.domain.spec.security import seccomp_localhost_path
+from ocid.domain.spec.security import needs_default_apparmor, seccomp_localhost_path
 from ocid.domain.spec.signals import signal_number
 from ocid.errors import EffectFailed, OcidError, Unavailable
 from ocid.events.container import Declared
@@ -129,8 +129,15 @@ class ContainerEffects:
         view = ImageView(userns=pod.declared.userns, label=labels.files)
         rootfs, checkpoint = await restoring.mount_root(host, self._images, order, declared, view)
         images = await mount_images(host.layers, self._images.layers, container, order, view)
+        default = needs_default_apparmor(container.linux.security_context)
+        gap = await host.confinement.ensure() if default else None
         inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
-        inputs = msgspec.structs.replace(inputs, selinux_process_label=labels.process, selinux_mount_label=labels.files)
+        inputs = msgspec.structs.replace(
+            inputs,
+            selinux_process_label=labels.process,
+            selinux_mount_label=labels.files,
+            apparmor_gap=gap,
+        )
         creation = await self.hooks.creating(state, pod, build_container_spec(inputs))
         spec = creation.spec
         restoring.compare(checkpoint, spec)

@@ -14,6 +14,7 @@ from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
 from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets, Usage
 from ocid.ports.archives import Archives, NoArchives
+from ocid.ports.confinement import Confinement, NoConfinement
 from ocid.ports.plugins import NoPlugins, Plugins
 from ocid.ports.streaming import Streams
 
@@ -57,6 +58,7 @@ class Host:
     new_id: Callable[[int], str]  # that many random hex digits
     plugins: Plugins = field(default_factory=NoPlugins)
     archives: Archives = field(default_factory=NoArchives)
+    confinement: Confinement = field(default_factory=NoConfinement)
 
 
 async def back_off(failures: int) -> None:

@@ -88,7 +88,7 @@ def build_container_spec(inputs: SpecInputs) -> dict[str, object]:
     """
     inputs = _settled(inputs)
     security, host = inputs.container.linux.security_context, inputs.host
-    apparmor = apparmor_profile(security, inputs.policy, host, inputs.apparmor_loaded)
+    apparmor = apparmor_profile(security, inputs.policy, host, inputs.apparmor_loaded, inputs.apparmor_gap)
     process = container_process(inputs, apparmor_profile=apparmor)
     spec: dict[str, object] = {
         "ociVersion": OCI_VERSION,
