@@ -21,6 +21,7 @@ import msgspec
 from ocid.domain import container_restore as restores, container_update as updates
 from ocid.domain.container_effects import (  # part of this module to all who use it
     CreateEffect as CreateEffect,
+    Effect as Effect,
     Erase as Erase,
     PrepareEffect as PrepareEffect,
     Release as Release,
@@ -181,11 +182,6 @@ Command = (
     | NoteFailed | NoteLogReopened | NoteGaveUp | updates.Command | restores.NoteRestored
 )  # fmt: skip
 
-Effect = (
-    PrepareEffect | CreateEffect | updates.ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
-    | restores.Effect
-)  # fmt: skip
-
 # --- the three functions ---------------------------------------------------------------------------------------------
 
 
@@ -288,8 +284,6 @@ def _decide_made(state: Container, note: NotePrepared | NoteCreated | NoteStarte
             return () if state.created is not None else (events.Created(pid=pid, start_ticks=ticks),)
         case NoteStarted(at_ns=at_ns):
             return () if state.started_at_ns else (events.Started(at_ns=at_ns),)
-        case _:
-            assert_never(note)
 
 
 def _closed(state: Container) -> str:

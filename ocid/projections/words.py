@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from ocid.events import container, exec as execution, image, layer, node, pod
+from ocid.events import container, exec as execution, image, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
-from ocid.projections import words_checkpoints, words_sessions
+from ocid.projections import words_checkpoints, words_images, words_sessions
 from ocid.projections.fields import brief
 from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, short_reference, size
 from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
-COMPANIONS: Final = (words_checkpoints, words_sessions)  # imported for what they enter
+COMPANIONS: Final = (words_checkpoints, words_images, words_sessions)  # imported for what they enter
 _NO_LOGIN: Final = 4294967295
 
 
@@ -239,86 +239,6 @@ def _(event: execution.Failed) -> str:
 def _(event: execution.Abandoned) -> str:
     return f"how it ended is not known: {event.reason}"
 
-
-# --- pulls, images, layers -------------------------------------------------------------------------------------------
-
-
-@_says(image.PullRequested)
-def _(event: image.PullRequested) -> str:
-    return f"pull of {event.reference} asked for{', with credentials' if event.with_credentials else ''}"
-
-
-@_says(image.PullResolved)
-def _(event: image.PullResolved) -> str:
-    return (
-        f"image {short(event.image_id)}, manifest {short(event.manifest)} from {event.endpoint}: "
-        f"{event.layers} layers, {size(event.total_bytes)}"
-    )
-
-
-@_says(image.PullCompleted)
-def _(event: image.PullCompleted) -> str:
-    return f"pulled image {short(event.image_id)}"
-
-
-@_says(image.PullFailed)
-def _(event: image.PullFailed) -> str:
-    return f"pull failed: {event.error}: {event.message}"
-
-
-@_says(image.PullAbandoned)
-def _(event: image.PullAbandoned) -> str:
-    return f"pull abandoned: {event.reason}"
-
-
-@_says(image.ImageAdded)
-def _(event: image.ImageAdded) -> str:
-    return f"image {short(event.image_id)} added, {size(event.size_bytes)}, manifest {short(event.manifest)}"
-
-
-@_says(image.ImageNamed)
-def _(event: image.ImageNamed) -> str:
-    return f"{event.name} is image {short(event.image_id)} from now on"
-
-
-@_says(image.ImageRemoved)
-def _(event: image.ImageRemoved) -> str:
-    return f"image {short(event.image_id)} removed with its names"
-
-
-@_says(image.ImageReleased)
-def _(event: image.ImageReleased) -> str:
-    return f"no container needs image {short(event.image_id)} any more, which had left the catalog"
-
-
-@_says(image.LayersCollected)
-def _(event: image.LayersCollected) -> str:
-    return f"{event.layers} layers that nothing referred to were removed"
-
-
-@_says(layer.Wanted)
-def _(event: layer.Wanted) -> str:
-    return f"layer wanted by pull {short(event.pull_id)}: blob {short(event.blob)}, {size(event.blob_bytes)}"
-
-
-@_says(layer.Ready)
-def _(event: layer.Ready) -> str:
-    return f"verified, unpacked and durable: {size(event.size_bytes)} in {event.inodes} files"
-
-
-@_says(layer.Failed)
-def _(event: layer.Failed) -> str:
-    return f"could not be made: {event.error}: {event.message}"
-
-
-@_says(layer.Lost)
-def _(event: layer.Lost) -> str:
-    return f"gone from the store without our doing: {event.reason}"
-
-
-_always(image.PullLayersReady, "all layers are ready")
-_always(layer.RemoveRequested, "nothing refers to it any more")
-_always(layer.Removed, "removed")
 
 # --- the node --------------------------------------------------------------------------------------------------------
 

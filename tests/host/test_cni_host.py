@@ -317,19 +317,19 @@ async def test_a_plugin_that_answers_nonsense(node: Node, kind: str):
     assert fixture.remembered() == set()
 
 
-SLOW = {
+SLOWLY = {
     "a byte at a time": "while :; do printf x; sleep 0.05; done\n",
     "nothing any more": "exec >&- 2>&-; sleep 333\n",
     "deaf to being asked to end": "trap '' TERM INT HUP; while :; do sleep 333; done\n",
 }
 
 
-@pytest.mark.parametrize("kind", SLOW)
+@pytest.mark.parametrize("kind", SLOWLY)
 @in_node
 async def test_a_plugin_that_takes_too_long(node: Node, kind: str):
     fixture = Fixture(node, plugin_timeout_s=0.4)
     network = fixture.fakes("first", "slow")
-    fixture.task("slow", "ADD", SLOW[kind])
+    fixture.task("slow", "ADD", SLOWLY[kind])
     begin = time.monotonic()
 
     with pytest.raises(Unavailable, match=r"'slow', asked to ADD, did not end within 0\.4 s, and was killed"):
