@@ -243,7 +243,7 @@ def test_what_plugins_want_is_applied_without_asking_them_and_the_log_says_who()
         assert node.world.limits[one] == {"cpu": {"shares": 6}, "memory": memory}
         shown = LinuxResources(cpu_shares=6, memory_limit_in_bytes=1 << 30)
         assert node.view().containers.config(one).linux.resources == shown
-        with pytest.raises(EffectFailed, match="busy"):
+        with pytest.raises(WrongState, match="is 1048576 bytes"):
             await wish(node, one, Resources(memory_limit=USED_BYTES - 1))
         with pytest.raises(Unsupported, match="10-fake wants another memory kernel"):
             await wish(node, one, Resources(memory_kernel=5))
