@@ -12,7 +12,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 [ "$(id -u)" = 0 ] || fail "The virtual machine's disk can only be made by root."
 
 suite=trixie
-packages=(linux-image-cloud-amd64 systemd systemd-sysv dbus udev kmod apparmor e2fsprogs runc crun conmon catatonit nftables busybox-static
+packages=(linux-image-cloud-amd64 systemd systemd-sysv dbus udev kmod apparmor e2fsprogs iptables runc crun conmon catatonit nftables busybox-static
     iproute2 procps attr docker-registry containernetworking-plugins python3 python3-venv git ca-certificates)
 [ "$(uname -m)" = x86_64 ] || fail "The virtual machine is known to be made on x86_64 only; this is $(uname -m)."
 need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
