@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 import shutil
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from ocid import config_files
+from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
 
 DEFAULT_PATH: Final = Path("/etc/ocid/ocid.toml")
@@ -69,6 +69,7 @@ class Network(Section, frozen=True, kw_only=True):
 
     cni_conf_dir: str = "/etc/cni/net.d"  # the first *.conflist by name counts
     cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")  # where plugins are looked for, in this order
+    further: tuple[str, ...] = ()  # names of CNI networks that pods may ask for beside the first; "*": all there are
     bridge: str = "ocid0"  # the built-in network's interface; each daemon on a machine needs its own
     subnets: tuple[str, ...] = ("10.85.0.0/16", "fd00:85::/64")  # pod addresses: one IPv4 CIDR, one IPv6, or both
 
@@ -132,7 +133,7 @@ class Security(Section, frozen=True, kw_only=True):
     """[security] How containers are confined by default, and what never reaches the log."""
 
     seccomp_when_absent: Literal["Unconfined", "RuntimeDefault"] = "Unconfined"  # for containers that name no profile
-    apparmor_default: str = ""  # a profile that is loaded in the kernel; empty: none
+    apparmor_default: str = "ocid-default"  # ours; another must be loaded by somebody; "unconfined": none
     default_capabilities: tuple[str, ...] = (
         "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
         "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
@@ -140,6 +141,12 @@ class Security(Section, frozen=True, kw_only=True):
     )  # fmt: skip
     redact_names: tuple[str, ...] = ()  # further regular expressions for names of secrets, searched in upper case
     redact_values: tuple[str, ...] = ()  # further regular expressions for values that are secrets
+
+
+class Blockio(Section, frozen=True, kw_only=True):
+    """[blockio] Classes of block I/O that pods and containers can ask for by annotation."""
+
+    config_file: str = ""  # YAML of classes as goresctrl has it, absolute path; empty: there are no classes
 
 
 class Nri(Section, frozen=True, kw_only=True):
@@ -171,6 +178,8 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
+    checkpoint: Checkpoint = Checkpoint()
+    blockio: Blockio = Blockio()
     nri: Nri = Nri()
 
     @property
@@ -261,6 +270,8 @@ def _problems(config: Config) -> Iterator[Problem]:
         yield from _path(("nri", name), getattr(config.nri, name))
     if len(config.nri.socket.encode()) > SOCKET_BYTES_MAX:
         yield ("nri", "socket"), f"wanted at most {SOCKET_BYTES_MAX} bytes, has {len(config.nri.socket.encode())}"
+    if config.blockio.config_file:
+        yield from _path(("blockio", "config_file"), config.blockio.config_file)
     yield from _runtime_problems(config.runtime)
     if not re.fullmatch(r"[A-Za-z0-9:_.-]+\.slice", config.cgroup.parent):
         yield from _path(("cgroup", "parent"), config.cgroup.parent)
@@ -296,6 +307,7 @@ def _network_problems(network: Network) -> Iterator[Problem]:
     yield from _distinct(("network", "cni_bin_dirs"), network.cni_bin_dirs)
     for directory in network.cni_bin_dirs:
         yield from _path(("network", "cni_bin_dirs"), directory)
+    yield from _distinct(("network", "further"), network.further)
     if not _BRIDGE.fullmatch(network.bridge) or network.bridge in (".", "..", "all", "default", "lo"):
         yield (
             ("network", "bridge"),
@@ -325,7 +337,7 @@ def _registry_problems(at: Key, name: str, registry: Registry) -> Iterator[Probl
     for mirror in registry.mirrors:
         if "@" in mirror:
             yield (*at, "mirrors"), "credentials do not belong here: the kubelet sends them with the pull"
-        elif not _is_url(mirror):
+        elif not config_files.is_url(mirror):
             yield (
                 (*at, "mirrors"),
                 f"wanted URLs such as 'https://mirror.example/path', is {config_files.shown(mirror)}",
@@ -353,16 +365,6 @@ def _streaming_problems(streaming: Streaming) -> Iterator[Problem]:
         yield ("streaming", "address"), f"wanted a loopback address unless tls_cert and tls_key are set, is {address}"
 
 
-def _is_url(text: str) -> bool:
-    try:
-        url = urllib.parse.urlsplit(text)
-        named = bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
-    plain = text.isprintable() and " " not in text and not url.query and not url.fragment
-    return named and plain and url.scheme in ("http", "https")
-
-
 def _container_problems(config: Config) -> Iterator[Problem]:
     for variable in config.containers.env:
         name, equals, _ = variable.partition("=")
@@ -380,6 +382,8 @@ def _container_problems(config: Config) -> Iterator[Problem]:
     for name in config.security.default_capabilities:
         if not _CAPABILITY.fullmatch(name):
             yield ("security", "default_capabilities"), f"wanted names such as CAP_CHOWN, is {config_files.shown(name)}"
+    if not (apparmor := config.security.apparmor_default) or not apparmor.isprintable():
+        yield ("security", "apparmor_default"), f"wanted a profile or 'unconfined', is {config_files.shown(apparmor)}"
     for key in ("redact_names", "redact_values"):
         for pattern in getattr(config.security, key):
             try:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import tomllib
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -222,3 +223,14 @@ def _unreadable(path: Path, error: Exception) -> InvalidRequest:
 def _clean(text: str) -> str:
     short = text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}…"
     return "".join(char if char.isprintable() else "?" for char in short)
+
+
+def is_url(text: str) -> bool:
+    """Say whether *text* is a plain http or https URL."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        named = bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    plain = text.isprintable() and " " not in text and not url.query and not url.fragment
+    return named and plain and url.scheme in ("http", "https")

@@ -29,7 +29,9 @@ from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import rebuild
 from ocid.actors.sealing import Sealer
 from ocid.actors.session import SessionService
+from ocid.adapters.apparmor import AppArmor
 from ocid.adapters.cgroups import Cgroups
+from ocid.adapters.checkpoint_archives import CheckpointArchives
 from ocid.adapters.command import spawn
 from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
@@ -51,6 +53,7 @@ from ocid.cli.client import Client
 from ocid.config import Config, Loaded
 from ocid.cri import client, server
 from ocid.cri.facade import Facade, Streaming
+from ocid.domain.apparmor import UNCONFINED
 from ocid.domain.configs import ProfileType
 from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
 from ocid.domain.spec.inputs import Rlimit, SpecPolicy
@@ -64,6 +67,7 @@ from ocid.journal.owner import LastLife
 from ocid.journal.writer import Writer
 from ocid.nri import endpoint
 from ocid.nri.service import NriPlugins, plugins_of
+from ocid.ports.archives import Archives, NoArchives
 from ocid.projections.view import View, schema_hash
 from ocid.streaming.limits import Limits
 from ocid.streaming.server import Server as StreamingServer
@@ -89,6 +93,7 @@ async def serve(loaded: Loaded) -> None:
     root, run = Path(config.root), Path(config.run)
     for directory in (root, run):
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    os.chdir(run)  # no directory of whoever started us is held, or written to by what we start
     listener = server.bind(Path(config.socket))
     try:
         opened = await trio.to_thread.run_sync(_open_log, config)
@@ -130,6 +135,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             facade = _facade(core, config, opened)
             writer.subscribe(lambda envelope: facade.publish((envelope,)))
             actors.start_soon(core.recorder.run)
+            actors.start_soon(host.confinement.ensure)
             await actors.start(server.serve, facade, listener)
             await _serve_streams(facade, config, actors)
             await _begin_epoch(core, opened, config)
@@ -205,6 +211,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
     cgroups = Cgroups(config.cgroup.driver)
     handlers = {name: HandlerConfig(path=one.path) for name, one in config.runtime.handlers.items()}
     runtime = await OciRuntime.open(run, cgroups, handlers, default=config.runtime.default)
+    apparmor = "" if config.security.apparmor_default == UNCONFINED else config.security.apparmor_default
     settings = Settings(
         root=root,
         run=run,
@@ -213,7 +220,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         spec_policy=SpecPolicy(
             default_capabilities=config.security.default_capabilities,
             seccomp_when_absent=ProfileType(config.security.seccomp_when_absent),
-            apparmor_default=config.security.apparmor_default,
+            apparmor_default=apparmor,
             rlimits=tuple(Rlimit(kind=k, soft=s, hard=h) for k, (s, h) in config.containers.rlimits.items()),
             pids_limit=config.containers.pids_limit,
             env=config.containers.env,
@@ -222,9 +229,11 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         redaction=_rules(config),
         salt=node_salt(root),
         create_missing_mounts=config.containers.create_missing_mounts,
+        block_io_file=config.blockio.config_file,
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
     registries = {name: RegistrySettings(**msgspec.structs.asdict(one)) for name, one in config.registries.items()}
+    layers = LayerStore(root, _unpacker(config))
     return Host(
         settings=settings,
         clock=SystemClock(),
@@ -236,12 +245,13 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             cni_bin_dirs=[Path(one) for one in config.network.cni_bin_dirs],
             cni_state_dir=root / "cni",
             handler_conf_dirs=config.runtime.cni_conf_dirs(),
+            further=config.network.further,
             bridge=config.network.bridge,
             subnets=config.network.subnets,
         ),
         runtime=runtime,
         streams=HostStreams(runtime, run / "tmp"),
-        layers=LayerStore(root, _unpacker(config)),
+        layers=layers,
         registry=HttpRegistry(
             registries, parallel=config.images.download_parallel, stall_s=config.images.no_progress_timeout_s
         ),
@@ -249,12 +259,23 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         files=HostDirectory(cdi_dirs=config.containers.cdi_spec_dirs),
         new_id=new_id,
         plugins=plugins_of(config.nri),
+        archives=_archives(config, layers),
+        confinement=AppArmor(run, apparmor, enabled=runtime.host_facts().apparmor_enabled),
     )
 
 
 def _unpacker(config: Config) -> Unpacker:
-    limits = UnpackLimits(bytes_max=config.images.layer_bytes_max, entries_max=config.images.layer_entries_max)
-    return Unpacker(limits=limits, parallel=config.images.unpack_parallel)
+    return Unpacker(limits=_unpack_limits(config), parallel=config.images.unpack_parallel)
+
+
+def _unpack_limits(config: Config) -> UnpackLimits:
+    return UnpackLimits(bytes_max=config.images.layer_bytes_max, entries_max=config.images.layer_entries_max)
+
+
+def _archives(config: Config, layers: LayerStore) -> Archives:
+    if not config.checkpoint.restore:
+        return NoArchives()
+    return CheckpointArchives(Path(config.root, "empty"), layers.directory, _unpack_limits(config))
 
 
 async def _begin_epoch(core: Core, opened: Opened, config: Config) -> None:

@@ -10,6 +10,7 @@ from hypothesis import settings
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=3000, deadline=None)  # by hand, for one file
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 DEATHS = pytest.StashKey[dict[str, int]]()  # name of the simulation → how many runs it made

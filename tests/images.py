@@ -9,7 +9,7 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -143,7 +143,12 @@ def layer(raw: bytes, packing: str = "+gzip", *, docker: bool = False) -> tuple[
 
 
 def image(
-    archives: Sequence[bytes], *, packings: Sequence[str] = (), docker: bool = False, **config: Any
+    archives: Sequence[bytes],
+    *,
+    packings: Sequence[str] = (),
+    docker: bool = False,
+    annotations: Mapping[str, str] | None = None,
+    **config: Any,
 ) -> BuiltImage:
     """An image of these tar archives, the base layer first, for this host's platform unless *config* says otherwise."""
     host = manifests.host_platform("x86_64")
@@ -159,6 +164,7 @@ def image(
             "mediaType": media_type,
             "config": _descriptor(raw_config, DOCKER_CONFIG if docker else OCI_CONFIG),
             "layers": [_descriptor(blob, one.media_type) for one, blob in made],
+            **({"annotations": dict(annotations)} if annotations else {}),
         }
     ).encode()
     layers = tuple(

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 
 from ocid import config, config_files
 from ocid.config import COMMAND_LINE, DEFAULT, Config, Registry, load
-from ocid.domain import ipam
+from ocid.domain import apparmor, ipam
 from ocid.domain.spec.capabilities import DEFAULT_CAPABILITIES
 from ocid.errors import InvalidRequest
 
@@ -222,6 +222,8 @@ REFUSED = [
         '[security]\ndefault_capabilities = ["chown"]',
         "security.default_capabilities: wanted names such as CAP_CHOWN",
     ),
+    ('[security]\napparmor_default = ""', "security.apparmor_default: wanted a profile or 'unconfined', is ''"),
+    ('[security]\napparmor_default = "a\\nb"', "security.apparmor_default: wanted a profile or 'unconfined'"),
     ('[security]\nredact_names = ["("]', "security.redact_names: wanted Python regular expressions"),
     ('[security]\nredact_values = [""]', "security.redact_values: an empty pattern would hide everything"),
     ("= 1", "not TOML: "),
@@ -344,6 +346,7 @@ def test_examples_in_the_shipped_file_are_accepted(tmp_path: Path) -> None:
 
 def test_the_defaults_are_those_of_the_domain() -> None:
     assert set(Config().security.default_capabilities) == set(DEFAULT_CAPABILITIES)
+    assert Config().security.apparmor_default == apparmor.PROFILE
     assert ipam.subnets_of(Config().network.subnets)
     assert config._PREFIX_BITS == {
         4: (ipam.PREFIX_MIN, ipam.IPV4_PREFIX_MAX),

@@ -11,7 +11,7 @@ export PATH=$PATH:/usr/sbin:/sbin PYTHONPYCACHEPREFIX=/opt/ocid/.venv/cache/pyth
 failed=0
 for driver in $drivers; do
     echo "--- cgroup driver: $driver"
-    OCID_TEST_CGROUP_DRIVER=$driver OCID_TEST_SLOW=10 .venv/bin/python -m pytest -p no:cacheprovider --color=no --timeout 1200 "${arguments[@]}" || failed=$?
+    OCID_TEST_CGROUP_DRIVER=$driver OCID_TEST_SLOW=$slow .venv/bin/python -m pytest -p no:cacheprovider --color=no --timeout $((120 * slow)) "${arguments[@]}" || failed=$?
 done
 echo "@@ocid-vm-exit $failed"
 sync

@@ -5,14 +5,14 @@
 # under the systemd and once under the cgroupfs driver. The disk is made once, from the distribution's packages, and kept
 # in build/vm; the machine runs in QEMU under software emulation (KVM is used where /dev/kvm works), without a network, and
 # nothing that it does outlives it. Environment: OCID_VM_DRIVERS="systemd cgroupfs", OCID_VM_MIRROR,
-# OCID_VM_MEMORY (MiB), OCID_VM_TIMEOUT (4h).
+# OCID_VM_MEMORY (MiB), OCID_VM_TIMEOUT (4h), OCID_VM_SLOW (10: how many times slower than a common machine it is).
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 . tools/common.sh
 [ "$(id -u)" = 0 ] || fail "The virtual machine's disk can only be made by root."
 
 suite=trixie
-packages=(linux-image-cloud-amd64 systemd systemd-sysv dbus udev kmod apparmor e2fsprogs runc crun conmon catatonit nftables busybox-static
+packages=(linux-image-cloud-amd64 systemd systemd-sysv dbus udev kmod apparmor e2fsprogs iptables runc crun conmon catatonit nftables busybox-static
     iproute2 procps attr docker-registry containernetworking-plugins python3 python3-venv git ca-certificates)
 [ "$(uname -m)" = x86_64 ] || fail "The virtual machine is known to be made on x86_64 only; this is $(uname -m)."
 need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
@@ -94,7 +94,7 @@ cache=build/vm/$key
 work=$(mktemp -d)
 [ $# -gt 0 ] || set -- tests/host
 printf '%q\n' "$@" >"$work/arguments"
-printf 'drivers=%q\n' "${OCID_VM_DRIVERS:-systemd cgroupfs}" >"$work/settings"
+printf 'drivers=%q\nslow=%q\n' "${OCID_VM_DRIVERS:-systemd cgroupfs}" "${OCID_VM_SLOW:-10}" >"$work/settings"
 sources | xargs -0 tar -c -f "$work/tree.tar"
 tar -r -f "$work/tree.tar" -C "$work" --transform 's,^,.vm/,' arguments settings
 accel=(-accel tcg,thread=multi -cpu max)

@@ -54,7 +54,20 @@ class CheckpointEffects:
             location=requested.location,
             timeout_s=requested.timeout_s,
             config=self._config_dump(declared),
+            status=self._status_dump(declared),
         )
+
+    def _status_dump(self, declared: Declared) -> dict[str, Any]:
+        """Say what the container is called, in the words of CRI. What of it is secret is replaced already."""
+        config = decode_container_config(self._host.journal.document(declared.config))
+        return {
+            "id": declared.container_id,
+            "metadata": {"name": declared.name, "attempt": declared.attempt},
+            "image": {"image": config.image.image, "user_specified_image": config.image.user_specified_image},
+            "image_ref": declared.image_ref,
+            "labels": config.labels,
+            "annotations": config.annotations,
+        }
 
     def _config_dump(self, declared: Declared) -> dict[str, Any]:
         """Describe the container as tools for such archives read it. checkpointctl's metadata, "config.dump"."""
@@ -68,7 +81,7 @@ class CheckpointEffects:
             "runtime": declared.handler or self._host.settings.default_handler,
             "createdTime": _rfc3339(declared.created_at_ns),
             "checkpointedTime": _rfc3339(self._host.clock.wall_ns()),
-            "restored": False,
+            "restored": declared.restores is not None,
         }
 
     async def sweep(self, requested: events.Requested) -> None:

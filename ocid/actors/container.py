@@ -10,8 +10,9 @@ from typing import assert_never
 import msgspec
 import trio
 
+from ocid.actors import restoring
 from ocid.actors.actor import Note
-from ocid.actors.devices import cdi_edits, cdi_nodes
+from ocid.actors.devices import block_io_of, cdi_edits, cdi_nodes
 from ocid.actors.host import Host, back_off
 from ocid.actors.image import Images
 from ocid.actors.limits import apply_update
@@ -21,6 +22,7 @@ from ocid.actors.volumes import mount_images
 from ocid.domain import cdi, container as domain, selinux
 from ocid.domain.configs import ContainerConfig, NamespaceMode
 from ocid.domain.container import Container
+from ocid.domain.container_restore import Forgo, RestoreEffect
 from ocid.domain.container_update import ApplyUpdate
 from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
@@ -31,7 +33,7 @@ from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.inputs import DeviceNode, NamespacePaths, PodPaths, ResolvedMount, SpecInputs
 from ocid.domain.spec.namespaces import effective_options
 from ocid.domain.spec.recorded import process_user, recorded_spec
-from ocid.domain.spec.security import seccomp_localhost_path
+from ocid.domain.spec.security import needs_default_apparmor, seccomp_localhost_path
 from ocid.domain.spec.signals import signal_number
 from ocid.errors import EffectFailed, OcidError, Unavailable
 from ocid.events.container import Declared
@@ -78,13 +80,16 @@ class ContainerEffects:
                 await hooks.mention(Event.POST_CREATE_CONTAINER, state, pid=process.pid)
                 return Note(domain.NoteCreated(pid=process.pid, start_ticks=process.start_ticks))
             case ApplyUpdate():
-                return await apply_update(host, self.order(declared), declared, effect)
+                return await apply_update(host, hooks, self.order(declared), state, effect)
             case domain.StartEffect():
                 await hooks.tell(Event.START_CONTAINER, state)
                 at_ns = host.clock.wall_ns()  # before: a short program has ended when start returns
                 await host.runtime.start(self.order(declared))
                 await hooks.mention(Event.POST_START_CONTAINER, state, started_at_ns=at_ns)
                 return Note(domain.NoteStarted(at_ns=at_ns))
+            case RestoreEffect() | Forgo():
+                pod = self._pod_of(declared.pod_id)
+                return await restoring.perform(host, hooks, effect, self.order(declared), state, pod)
             case domain.Watch(pid=pid, start_ticks=ticks, failures=failures):
                 await back_off(failures)
                 ended = await host.runtime.wait(self.order(declared), Process(pid=pid, start_ticks=ticks))
@@ -122,12 +127,20 @@ class ContainerEffects:
         order = self.order(declared)
         labels = self._labels(pod.declared, container)
         view = ImageView(userns=pod.declared.userns, label=labels.files)
-        rootfs = await host.layers.mount(order, facts.layers, view)
+        rootfs, checkpoint = await restoring.mount_root(host, self._images, order, declared, view)
         images = await mount_images(host.layers, self._images.layers, container, order, view)
+        default = needs_default_apparmor(container.linux.security_context)
+        gap = await host.confinement.ensure() if default else None
         inputs = self._inputs(declared, container, pod, facts, str(rootfs), images)
-        inputs = msgspec.structs.replace(inputs, selinux_process_label=labels.process, selinux_mount_label=labels.files)
+        inputs = msgspec.structs.replace(
+            inputs,
+            selinux_process_label=labels.process,
+            selinux_mount_label=labels.files,
+            apparmor_gap=gap,
+        )
         creation = await self.hooks.creating(state, pod, build_container_spec(inputs))
         spec = creation.spec
+        restoring.compare(checkpoint, spec)
         for one in inputs.mounts:
             if one.mount.selinux_relabel and labels.files and one.mount.image is None:
                 await host.files.relabel(one.source, labels.files)
@@ -181,8 +194,9 @@ class ContainerEffects:
             devices.extend(host.files.devices(device.host_path, device.container_path, device.permissions))
         added = cdi_edits(host.files, container)
         devices.extend(cdi_nodes(host.files, added))
+        pod_config = decode_pod_config(host.journal.document(pod_declared.config))
         return SpecInputs(
-            pod=decode_pod_config(host.journal.document(pod_declared.config)),
+            pod=pod_config,
             container=container,
             image=facts.config,
             pod_id=declared.pod_id,
@@ -202,6 +216,7 @@ class ContainerEffects:
             extra_gids=added.additional_gids,
             hooks=cdi.oci_hooks(added),
             intel_rdt=added.intel_rdt,
+            block_io=block_io_of(host.files, host.settings.block_io_file, pod_config, container),
             cdi=digest_of(cdi.document(added)) if added != cdi.Edits() else "",
             apparmor_loaded=host.files.apparmor_profiles() if host.runtime.host_facts().apparmor_enabled else None,
             policy=host.settings.spec_policy,

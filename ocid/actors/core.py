@@ -6,6 +6,7 @@ import contextlib
 
 import trio
 
+from ocid.actors import wishes
 from ocid.actors.actor import Actor
 from ocid.actors.checkpointing import CheckpointEffects
 from ocid.actors.container import ContainerEffects, decode_container_config
@@ -28,7 +29,7 @@ from ocid.domain.nri import Resources
 from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
 from ocid.domain.session import Session
-from ocid.errors import Exhausted, Unsupported
+from ocid.errors import Exhausted
 from ocid.ids import ContainerId, PodId
 from ocid.projections import containers, pods
 from ocid.projections.view import View
@@ -70,17 +71,28 @@ class Core:
         self.checkpoints.performed_by(self.checkpoint_effects.perform)
         self.pulls.performed_by(self.pull_effects.perform)
         self.layers.performed_by(LayerEffects(host, self.pull_effects).perform)
-        self.catalog.performed_by(CatalogEffects(host, self).perform)
+        self.catalog_effects = CatalogEffects(host, self)
+        self.catalog.performed_by(self.catalog_effects.perform)
 
-    async def update_resources(self, container_id: ContainerId, wanted: Resources) -> None:
-        """Change a container's resources because a plugin wants it. It must not ask plugins in turn.
+    async def update_resources(
+        self, container_id: ContainerId, wanted: Resources, plugins: tuple[str, ...], *, wait: bool
+    ) -> None:
+        """Change a container's resources because *plugins* want it.
 
         Raises:
             NotFound: there is no such container.
-            Unsupported: this build cannot.
+            OcidError: see ``ocid.actors.wishes``.
         """
-        state = self.container_of(container_id)
-        raise Unsupported(f"container {container_id} is {state.phase}: its resources cannot be changed by this build")
+        await wishes.update(self.host, self.containers.get(container_id), wanted, plugins, wait=wait)
+
+    async def evict(self, container_id: ContainerId, plugin: str, reason: str, *, wait: bool) -> None:
+        """End a container because *plugin* wants it; one that is not there has ended.
+
+        Raises:
+            OcidError: see ``ocid.actors.wishes``.
+        """
+        if (actor := self.containers.find(container_id)) is not None:
+            await wishes.evict(self.host, actor, plugin, reason, wait=wait)
 
     def _container_given_up(self, actor: Actor[Container], reason: str) -> None:
         """A container that nobody watches makes its pod NotReady: the kubelet then replaces the pod."""

@@ -13,6 +13,8 @@ from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
 from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
 from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets, Usage
+from ocid.ports.archives import Archives, NoArchives
+from ocid.ports.confinement import Confinement, NoConfinement
 from ocid.ports.plugins import NoPlugins, Plugins
 from ocid.ports.streaming import Streams
 
@@ -33,6 +35,7 @@ class Settings:
     redaction: RedactionRules = DEFAULT_RULES
     salt: bytes = bytes(16)  # of redaction; kept in a file of its own, never in the log
     create_missing_mounts: bool = True  # a bind mount's missing source becomes a directory, as CRI-O does
+    block_io_file: str = ""  # of block I/O classes; "" for none
     pull_layers_max: int = 8  # layers of one pull in hand at once; downloads and unpackings have limits of their own
 
 
@@ -54,6 +57,8 @@ class Host:
     usage: Usage
     new_id: Callable[[int], str]  # that many random hex digits
     plugins: Plugins = field(default_factory=NoPlugins)
+    archives: Archives = field(default_factory=NoArchives)
+    confinement: Confinement = field(default_factory=NoConfinement)
 
 
 async def back_off(failures: int) -> None:

@@ -13,6 +13,7 @@ import trio
 from ocid.actors.actor import Actor, Note
 from ocid.actors.host import Host, back_off
 from ocid.domain import catalog, layer, manifest as manifests, pull, reference as references
+from ocid.domain.checkpoint_facts import IMAGE_ANNOTATIONS
 from ocid.domain.image_config import parse_image_config
 from ocid.domain.layer import Layer
 from ocid.domain.pull import Pull
@@ -39,7 +40,8 @@ class Images:
 
     def _facts(self, manifest: Digest) -> ImageFacts:
         """Return what an image's manifest and configuration say."""
-        parsed = manifests.parse(self._journal.document(manifest))
+        raw = self._journal.document(manifest)
+        parsed = manifests.parse(raw)
         assert isinstance(parsed, manifests.Manifest), "an image's manifest is never an index"
         config = self._journal.document(parsed.config.digest)
         return ImageFacts(
@@ -48,6 +50,7 @@ class Images:
             manifest=manifest,
             config=parse_image_config(config),
             layers=manifests.chain_ids(manifests.diff_ids(config)),
+            checkpoint=manifests.annotation(raw, IMAGE_ANNOTATIONS),
         )
 
     def _layers(self, image_id: ImageId) -> tuple[ChainId, ...]:
@@ -297,14 +300,15 @@ class CatalogEffects:
         removed = 0
         for chain_id in list(self._core.view.layers.rows):
             actor = self._core.layers.find(chain_id)
-            if actor is None or not actor.state.is_ready or chain_id in self._referred():
+            if actor is None or not actor.state.is_ready or chain_id in self.referred():
                 continue
             await actor.ask(layer.Remove())
             await actor.until(lambda one: one.removed or one.failures > 0)
             removed += actor.state.removed
         return removed
 
-    def _referred(self) -> set[ChainId]:
+    def referred(self) -> set[ChainId]:
+        """Return the layers that an image, a container or a pull in flight refers to. From the view."""
         view, facts = self._core.view, self._core.images.facts
         found: set[ChainId] = set()
         for row in view.catalog.rows.values():

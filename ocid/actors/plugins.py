@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ocid.actors.devices import cdi_nodes
 from ocid.actors.host import Host
-from ocid.domain.configs import ContainerConfig, PodConfig
+from ocid.domain import cdi
+from ocid.domain.configs import ContainerConfig, LinuxResources, PodConfig
 from ocid.domain.container import START_ERROR_CODE, Container
-from ocid.domain.nri import ContainerFacts, ContainerState, Event, PodFacts, Resources, Update
+from ocid.domain.nri import (
+    Adjusted as Made,
+    Change,
+    ContainerFacts,
+    ContainerState,
+    Event,
+    Eviction,
+    PodFacts,
+    Resources,
+    Update,
+    Updated,
+)
 from ocid.domain.nri_cri import from_cri
+from ocid.domain.nri_devices import check_known, with_cdi
+from ocid.domain.nri_limits import WiderResources, spec_now
 from ocid.domain.pod import Pod
 from ocid.domain.spec.process import fitted
 from ocid.domain.spec.recorded import recorded_spec
 from ocid.errors import Exhausted, OcidError
-from ocid.events.container import Adjusted
+from ocid.events.container import Adjusted, Declared
 from ocid.events.node import PluginJoined, PluginLeft
-from ocid.ids import ContainerId, PodId, digest_of
+from ocid.ids import ContainerId, Digest, PodId, digest_of
 from ocid.ports.plugins import Inventory
 
 if TYPE_CHECKING:
@@ -86,6 +101,7 @@ class Hooks:
         made = await host.plugins.adjust(pod_facts(host, pod), container_facts(host, state, spec))
         if not made.changes:
             return Creation(made.spec)
+        made = msgspec.structs.replace(made, spec=self._completed(spec, made, state.declared))
         salt = host.settings.salt + state.declared.container_id.encode()
         fits = {**made.spec, "process": fitted(made.spec["process"], host.runtime.host_facts())}
         if (size := len(msgspec.json.encode(fits))) > SPEC_BYTES_MAX:
@@ -93,15 +109,28 @@ class Hooks:
         before = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
         changes = msgspec.json.encode(made.changes)
         adjusted = Adjusted(
-            plugins=tuple(dict.fromkeys(one.plugin for one in made.changes))[:PLUGINS_NAMED_MAX],
+            plugins=plugins_of(made.changes),
             count=len(made.changes),
             changes=digest_of(changes),
             before=digest_of(before),
         )
         return Creation(fits, (adjusted,), (changes, before))
 
-    async def tell(self, event: Event, state: Container, **newer: int) -> None:
-        """Tell plugins of a container; *newer* are fields of the facts that are not in its state yet.
+    def _completed(self, before: Mapping[str, Any], made: Made, declared: Declared) -> Mapping[str, Any]:
+        """Return the specification with the CDI devices that plugins add, if runtime and host know it all."""
+        host, spec = self._host, made.spec
+        if made.cdi_devices:
+            if len(made.cdi_devices) > cdi.DEVICES_MAX:
+                raise Exhausted(f"plugins add {len(made.cdi_devices)} CDI devices; the limit is {cdi.DEVICES_MAX}")
+            edits = cdi.edits_of(cdi.registry(host.files.cdi_specs()), made.cdi_devices)
+            spec = with_cdi(spec, edits, cdi_nodes(host.files, edits), declared.container_id)
+        features = host.runtime.handlers().get(declared.handler)
+        knows = () if features is None else features.oci
+        check_known(before, spec, declared.handler, knows, host.runtime.host_facts())
+        return spec
+
+    async def tell(self, event: Event, state: Container, *, limits: WiderResources | None = None, **newer: int) -> None:
+        """Tell plugins of a container; *limits*, and *newer* fields of the facts, are not in its state yet.
 
         Raises:
             EffectFailed: one answers with an error.
@@ -112,18 +141,23 @@ class Hooks:
             assert self._pod_of is not None, "this is for containers"
             pod = self._pod_of(state.declared.pod_id)
             facts = container_facts(self._host, state)
+            if limits is not None:
+                spec = spec_now(facts.spec, limits, self._host.runtime.host_facts())
+                facts = msgspec.structs.replace(facts, spec=spec)
             if "started_at_ns" in newer:
                 facts = msgspec.structs.replace(facts, state=ContainerState.RUNNING)
             await plugins.tell(event, pod_facts(self._host, pod), msgspec.structs.replace(facts, **newer))
 
-    async def mention(self, event: Event, state: Container, **newer: int) -> None:
+    async def mention(
+        self, event: Event, state: Container, *, limits: WiderResources | None = None, **newer: int
+    ) -> None:
         """Tell plugins of a container; what they answer changes nothing."""
         try:
-            await self.tell(event, state, **newer)
+            await self.tell(event, state, limits=limits, **newer)
         except OcidError as error:
             log.warning("%s: %s", event.name, error.message)
 
-    async def updating(self, state: Container, wanted: Resources) -> Resources:
+    async def updating(self, state: Container, wanted: Resources) -> Updated:
         """Ask plugins what a container's resources shall be instead of *wanted*.
 
         Raises:
@@ -131,7 +165,7 @@ class Hooks:
         """
         plugins = self._host.plugins
         if not plugins.wants(Event.UPDATE_CONTAINER):
-            return wanted
+            return Updated(resources=wanted)
         assert state.declared is not None, "an undeclared container owes nothing"
         assert self._pod_of is not None, "this is for containers"
         pod = self._pod_of(state.declared.pod_id)
@@ -155,8 +189,12 @@ class NodeOfPlugins:
             ),
         )
 
-    async def update(self, update: Update) -> None:
-        await self._core.update_resources(ContainerId(update.container_id), update.resources)
+    async def update(self, update: Update, *, wait: bool) -> None:
+        plugins = update.plugins[:PLUGINS_NAMED_MAX]
+        await self._core.update_resources(ContainerId(update.container_id), update.resources, plugins, wait=wait)
+
+    async def evict(self, eviction: Eviction, *, wait: bool) -> None:
+        await self._core.evict(ContainerId(eviction.container_id), eviction.plugin, eviction.reason, wait=wait)
 
     async def joined(self, plugin: str, pid: int, events: int) -> None:
         await self._core.recorder.append(PluginJoined(plugin=plugin, pid=pid, events=events))
@@ -183,9 +221,15 @@ def pod_facts(host: Host, state: Pod) -> PodFacts:
         ips=() if state.attached is None or state.detached else state.attached.addresses,
         pid=0 if state.pause is None else state.pause.pid,
         namespaces=namespaces,
-        overhead=None if config.linux.overhead is None else from_cri(config.linux.overhead),
-        resources=None if config.linux.resources is None else from_cri(config.linux.resources),
+        overhead=_told_last(host, state.overhead, config.linux.overhead),
+        resources=_told_last(host, state.resources, config.linux.resources),
     )
+
+
+def _told_last(host: Host, told: Digest | None, declared: LinuxResources | None) -> Resources | None:
+    if told is not None:
+        declared = msgspec.json.decode(host.journal.document(told), type=LinuxResources)
+    return None if declared is None else from_cri(declared)
 
 
 def container_facts(host: Host, state: Container, spec: Mapping[str, Any] | None = None) -> ContainerFacts:
@@ -194,7 +238,8 @@ def container_facts(host: Host, state: Container, spec: Mapping[str, Any] | None
     assert declared is not None, "plugins hear of declared containers only"
     config = msgspec.json.decode(host.journal.document(declared.config), type=ContainerConfig)
     if spec is None and state.prepared is not None:
-        spec = msgspec.json.decode(host.journal.document(state.prepared.spec))
+        recorded: dict[str, Any] = msgspec.json.decode(host.journal.document(state.prepared.spec))
+        spec = recorded if state.limits.in_force is None else _limited(host, recorded, state.limits.in_force)
     failed = state.start_failed or state.create_failed
     finished, code = (0, 0) if failed is None else (failed.at_ns, START_ERROR_CODE)
     if state.exited is not None:
@@ -214,6 +259,16 @@ def container_facts(host: Host, state: Container, spec: Mapping[str, Any] | None
         exit_code=code,
         reason="OOMKilled" if state.exited is not None and state.exited.oom_killed else "",
     )
+
+
+def _limited(host: Host, spec: Mapping[str, Any], limits: Digest) -> dict[str, Any]:
+    in_force = msgspec.json.decode(host.journal.document(limits), type=WiderResources)
+    return spec_now(spec, in_force, host.runtime.host_facts())
+
+
+def plugins_of(changes: tuple[Change, ...]) -> tuple[str, ...]:
+    """Name who made *changes*, as far as one event has room for it."""
+    return tuple(dict.fromkeys(one.plugin for one in changes))[:PLUGINS_NAMED_MAX]
 
 
 def _nri_state(state: Container) -> ContainerState:

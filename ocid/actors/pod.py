@@ -12,16 +12,16 @@ import trio
 from ocid.actors.actor import Actor, Note
 from ocid.actors.host import Host, back_off
 from ocid.actors.plugins import Hooks
-from ocid.domain import container as containers, pod as domain
+from ocid.domain import container as containers, networks, pod as domain
 from ocid.domain.configs import PodConfig
 from ocid.domain.container import Container
 from ocid.domain.nri import Event
 from ocid.domain.pod import Pod
 from ocid.domain.selinux import Labels, pod_labels
-from ocid.errors import OcidError
-from ocid.events.pod import Declared
+from ocid.errors import OcidError, Unavailable
+from ocid.events.pod import Declared, FurtherNetworkAttached
 from ocid.ids import PodId, digest_of
-from ocid.ports import NetworkOrder, Process, SandboxOrder
+from ocid.ports import Attachment, NetworkOrder, Process, SandboxOrder
 
 ContainersOf = Callable[[PodId], Iterable[Actor[Container]]]
 
@@ -52,13 +52,7 @@ class PodEffects:
             case domain.Attach():
                 attachment = await host.network.attach(network_order(host, declared))
                 await host.sandboxes.tune(sandbox_order(host, declared))
-                result = attachment.result
-                note = domain.NoteAttached(
-                    addresses=attachment.addresses,
-                    via=attachment.via,
-                    result=None if result is None else digest_of(result),
-                )
-                return Note(note, () if result is None else (result,))
+                return _attached(attachment)
             case domain.StartPause():
                 process = await host.sandboxes.start_pause(sandbox_order(host, declared))
                 return Note(domain.NotePaused(pid=process.pid, start_ticks=process.start_ticks))
@@ -79,7 +73,8 @@ class PodEffects:
                 await back_off(failures)
                 cited = None if state.attached is None else state.attached.result
                 result = None if cited is None else host.journal.document(cited)
-                await host.network.detach(network_order(host, declared), result)
+                further = {one.interface: host.journal.document(one.result) for one in state.further if one.result}
+                await host.network.detach(network_order(host, declared), result, further)
                 return Note(domain.NoteDetached())
             case domain.Release(failures=failures):
                 await back_off(failures)
@@ -96,9 +91,16 @@ class PodEffects:
                 assert_never(effect)
 
     async def _stop_containers(self, pod_id: PodId) -> None:
-        """Kill every container of the pod; CRI StopPodSandbox gives no grace."""
+        """Kill every container of the pod; CRI StopPodSandbox gives no grace.
+
+        Raises:
+            Unavailable: one that could not be made or started may still have an init, which cannot be ended now.
+        """
         command = containers.Stop(grace_ms=0, now_boot_ns=self._host.clock.boot_ns())
         await self._all(pod_id, command, _has_stopped if self._host.plugins.enabled else _has_ended)
+        for actor in self._containers_of(pod_id):
+            if not _is_empty(actor.state):
+                raise Unavailable(f"{actor.stream} may still have processes: {actor.state.last_error}")
 
     async def _remove_containers(self, pod_id: PodId) -> None:
         command = containers.Remove(now_boot_ns=self._host.clock.boot_ns())
@@ -113,8 +115,35 @@ class PodEffects:
             raise failures[0]
 
 
+def _is_empty(container: Container) -> bool:
+    """Say whether no process of the container lives in the pod's namespaces.
+
+    What failed to be made or started may have been made all the same: its init lives until it is released.
+    """
+    over = container.released or container.removed
+    return over or container.exited is not None or container.prepare_failed is not None
+
+
+def _attached(attachment: Attachment) -> Note:
+    """Say what attaching gave the pod, with the plugins' results as documents."""
+    result = attachment.result
+    note = domain.NoteAttached(
+        addresses=attachment.addresses,
+        via=attachment.via,
+        result=None if result is None else digest_of(result),
+        further=tuple(
+            FurtherNetworkAttached(
+                network=one.network, interface=one.interface, addresses=one.addresses, result=digest_of(one.result)
+            )
+            for one in attachment.further
+        ),
+    )
+    return Note(note, (*(() if result is None else (result,)), *(one.result for one in attachment.further)))
+
+
 def _has_ended(container: Container) -> bool:
-    return container.ended or container.removed
+    """Wait for one that has ended, but is not empty, only until the first try to release it has failed."""
+    return _is_empty(container) or (container.ended and container.failures > 0)
 
 
 def _has_stopped(container: Container) -> bool:
@@ -182,4 +211,5 @@ def network_order(host: Host, declared: Declared) -> NetworkOrder:
         annotations=config.annotations,
         handler=declared.handler,
         dns=config.dns_config,
+        networks=networks.declared(config.annotations, declared.networks),
     )

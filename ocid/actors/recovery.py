@@ -19,7 +19,6 @@ from ocid.actors.pod import network_order, sandbox_order
 from ocid.domain import catalog, checkpoint, container, exec as execution, layer, pod, pull, session
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
-from ocid.ids import PodId
 from ocid.ports import NetworkOrder
 from ocid.projections.fold import Fold, Row
 
@@ -57,7 +56,8 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     running = sum(row.state.running for row in view.containers.rows.values())
     await _or_go_on("clean the staging directory", host.layers.clean_staging)
     await _restore(core.layers, view.layers, of_layer)
-    await _restore(core.catalog, view.catalog, lambda row: catalog.observe(row.state))
+    left = catalog.Found(unreferenced=_unreferenced(core))
+    await _restore(core.catalog, view.catalog, lambda row: catalog.observe(row.state, left))
     await _restore(core.pods, view.pods, of_pod)
     await _restore(core.containers, view.containers, of_container)
     await _sweep_execs(core)
@@ -83,17 +83,27 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     return recovered
 
 
+def _unreferenced(core: Core) -> int:
+    """Count whole layers that nothing refers to. Pulls that the death cut short still count: they are tried again."""
+    ready = {chain_id for chain_id, row in core.view.layers.rows.items() if row.state.is_ready}
+    try:
+        return len(ready - core.catalog_effects.referred()) if ready else 0
+    except OcidError as error:
+        log.warning("cannot say which layers are left over: %s", error)
+        return 0
+
+
 async def _reconcile_network(core: Core) -> None:
     """Make host ports those of attached pods, and free what the network holds for pods that no stream names."""
     host = core.host
     live: list[NetworkOrder] = []
-    others: list[PodId] = []
+    others: list[NetworkOrder] = []
     for actor in core.pods:
         state, declared = actor.state, actor.state.declared
         if declared is None or declared.network == "host" or state.detached or state.removed:
             continue
         if state.attached is None or state.network_gone:
-            others += [declared.pod_id] if declared.network == "cni" else []
+            others += [network_order(host, declared)] if declared.network == "cni" else []
         else:
             live.append(network_order(host, declared))
     for pod_id in await host.network.reconcile(live, others):

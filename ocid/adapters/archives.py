@@ -6,6 +6,7 @@
     stats-dump        CRIU's statistics
     dump.log          CRIU's log
     config.dump       JSON: which container it was, and of what image
+    status.dump       JSON: its labels and annotations
     spec.dump         its OCI runtime specification
     bind.mounts       JSON: which sources of its bind mounts are files, and which directories
     rootfs-diff.tar   what it changed in its root file system
@@ -25,7 +26,7 @@ import os
 import stat
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
@@ -33,7 +34,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from ocid.adapters import mounts
-from ocid.ports import ContainerOrder
+from ocid.ports import CheckpointOrder, ContainerOrder
 
 _NOT_OURS: Final = ("dev", "proc", "sys", "run")  # filled anew for every container
 _OVERLAY_XATTRS: Final = ("trusted.overlay.", "user.overlay.")
@@ -67,7 +68,7 @@ class _Output(io.RawIOBase):
         return written
 
 
-def pack(archive: int, order: ContainerOrder, config: Mapping[str, Any], work: Path, stopped: Stopped) -> int:
+def pack(archive: int, order: ContainerOrder, what: CheckpointOrder, work: Path, stopped: Stopped) -> int:
     """Write the archive of the dump in *work* to the descriptor *archive*, durably, and return its bytes.
 
     Raises:
@@ -79,7 +80,8 @@ def pack(archive: int, order: ContainerOrder, config: Mapping[str, Any], work: P
     with tarfile.open(fileobj=output, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE_BYTES) as tar:
         for name in ("checkpoint", "stats-dump", "dump.log"):
             _add_tree(tar, work / name, name)
-        _add_bytes(tar, "config.dump", msgspec.json.format(msgspec.json.encode(config)))
+        _add_bytes(tar, "config.dump", msgspec.json.format(msgspec.json.encode(what.config)))
+        _add_bytes(tar, "status.dump", msgspec.json.format(msgspec.json.encode(what.status)))
         _add_bytes(tar, "spec.dump", spec)
         _add_bytes(tar, "bind.mounts", msgspec.json.encode(_bind_mounts(destinations)))
         mounted = {one["destination"].strip("/") for one in destinations}

@@ -200,6 +200,6 @@ def _read_token(raw: bytes, server: Origin) -> tuple[str, float]:
         token = document.get("token") or document.get("access_token")
         lasts = document.get("expires_in")
         if isinstance(token, str) and token.isascii() and token.isprintable():
-            lasts_s = float(lasts) if isinstance(lasts, int | float) and lasts > 0 else TOKEN_S_DEFAULT
-            return f"Bearer {token}", min(lasts_s, TOKEN_S_MAX)
+            lasts_s = min(lasts, TOKEN_S_MAX) if isinstance(lasts, int | float) and lasts > 0 else TOKEN_S_DEFAULT
+            return f"Bearer {token}", min(float(lasts_s), TOKEN_S_MAX)
     raise EffectFailed(f"token server {server} sent no token")

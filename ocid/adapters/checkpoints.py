@@ -9,6 +9,7 @@ Source: OCI runtime command line "checkpoint", "pause", "resume"; kernel freezer
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -26,12 +27,13 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.command import find_tool, run, spawn
 from ocid.adapters.conmon import runtime_error
 from ocid.adapters.handlers import Handler
-from ocid.errors import EffectFailed, OcidError, TimedOut, Unavailable, Unsupported, tail
+from ocid.errors import EffectFailed, InvalidRequest, OcidError, TimedOut, Unavailable, Unsupported, tail
 from ocid.ports import CheckpointOrder, ContainerOrder
 
 CHECK_S: Final = 20.0  # for CRIU to find out what this kernel can do
 GO_ON_S: Final = 10.0  # for a frozen container to be thawed, whatever became of the caller
 DIE_S: Final = 5.0  # for a CRIU that is killed to let go of the processes it holds
+_NOT_A_DIRECTORY: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _ARCHIVE_MODE: Final = 0o600  # it has every page of memory
 _DUMP_OPTIONS: Final = ("--leave-running", "--tcp-established", "--file-locks")
 
@@ -49,9 +51,10 @@ class Checkpoints:
         Raises:
             Unsupported: the OCI runtime or this host cannot do it.
             TimedOut: it took longer than the order allows.
+            InvalidRequest: the archive cannot be where it is to be.
             EffectFailed: the runtime refused, or the archive could not be written.
         """
-        await self._require(handler)
+        await self.require(handler)
         work = _work(order, what.checkpoint_id)
         with _directory_of(what.location) as directory:
             half = _half(what.checkpoint_id)
@@ -92,7 +95,12 @@ class Checkpoints:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    async def _require(self, handler: Handler) -> None:
+    async def require(self, handler: Handler) -> None:
+        """Return when the runtime on this host can checkpoint and restore.
+
+        Raises:
+            Unsupported: it cannot; the reason is in the message.
+        """
         if handler.path not in self._refusals:
             with trio.CancelScope(shield=True):  # "criu check" forks, and killed it would leave its children behind
                 self._refusals[handler.path] = await _refusal(handler)
@@ -144,7 +152,7 @@ async def _packed(archive: int, order: ContainerOrder, what: CheckpointOrder, wo
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell_when_cancelled, stopped)
             try:
-                size_bytes = await trio.to_thread.run_sync(pack, archive, order, what.config, work, stopped)
+                size_bytes = await trio.to_thread.run_sync(pack, archive, order, what, work, stopped)
             except (OSError, OcidError) as error:  # the nursery would wrap it; cancelled, it says so itself
                 failure = error
             nursery.cancel_scope.cancel()
@@ -228,7 +236,8 @@ def _directory_of(location: str) -> Iterator[int]:
     """Open the directory of an archive, on a way without symbolic links.
 
     Raises:
-        EffectFailed: it is not there, or a link is on the way.
+        InvalidRequest: it is not there, a link is on the way, or the location is itself a directory.
+        EffectFailed: it cannot be opened.
     """
     parent, name = os.path.split(location)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -236,13 +245,14 @@ def _directory_of(location: str) -> Iterator[int]:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         directory = linux.openat2(root, parent.lstrip("/") or ".", flags, linux.RESOLVE_NO_SYMLINKS)
     except OSError as error:
-        raise EffectFailed(f"directory {parent!r} of the archive: {error.strerror}") from error
+        kind = InvalidRequest if error.errno in _NOT_A_DIRECTORY else EffectFailed
+        raise kind(f"directory {parent!r} of the archive: {error.strerror}") from error
     finally:
         os.close(root)
     try:
         with suppress(FileNotFoundError):
             if not name or stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-                raise EffectFailed(f"location {location!r} is a directory, wanted the name of a file")
+                raise InvalidRequest(f"location {location!r} is a directory, wanted the name of a file")
         yield directory
     finally:
         os.close(directory)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ocid.domain import cni
+from ocid.domain import cni, networks
 from ocid.domain.cni import NetworkList
 
 SCAN_S: Final = 1.0  # a configuration that appears or changes is noticed within this time
@@ -18,7 +18,7 @@ Seen = tuple[tuple[str, int, int, int], ...]  # name, inode, size and time of ch
 
 
 class Configurations:
-    """The first valid network in *directory*, which need not exist.
+    """The first valid network in *directory*, which need not exist, and all by name.
 
     *missing* names programs that a network lacks, *places* is where they should be.
     """
@@ -28,6 +28,7 @@ class Configurations:
     ) -> None:
         self.directory = directory
         self.network: NetworkList | None = None
+        self.named: Mapping[str, NetworkList] = {}  # every valid one, the first one too
         self.faults: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
         self._missing = missing
@@ -50,18 +51,27 @@ class Configurations:
         try:
             found = self._look()
         except OSError as error:
-            self._seen, self.network = (), None
+            self._seen, self.network, self.named = (), None, {}
             self.faults = (f"cannot read CNI configurations in {self.directory}: {error.strerror}",)
             return
         if found != self._seen:
             files, unreadable = _read(self.directory, [name for name, *_ in found if "/" not in name])
             network, faults = cni.choose(files)
-            if network is not None and not network.only_inlined:
-                more, torn = _read(self.directory, [name for name, *_ in found if name.startswith(f"{network.name}/")])
-                network, wrong = cni.with_more(network, more)
-                faults = (*faults, *torn, *wrong)
+            if network is not None:
+                network, wrong = self._whole(network, found)
+                faults = (*faults, *wrong)
+            named = {name: self._whole(one, found)[0] for name, one in networks.every(files).items()}
+            self.named = named if network is None else {**named, network.name: network}
             self.network, self.faults, self._seen = network, (*unreadable, *faults), found
         self.missing = () if self.network is None else self._missing(self.network)
+
+    def _whole(self, network: NetworkList, found: Seen) -> tuple[NetworkList, tuple[str, ...]]:
+        """Return a network with the plugins that lie beside it, and what is wrong with these."""
+        if network.only_inlined:
+            return network, ()
+        more, torn = _read(self.directory, [name for name, *_ in found if name.startswith(f"{network.name}/")])
+        whole, wrong = cni.with_more(network, more)
+        return whole, (*torn, *wrong)
 
     def not_ready(self) -> str | None:
         """Return why no pod can be attached to this network, or None; "" when nothing is configured."""

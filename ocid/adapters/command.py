@@ -11,8 +11,8 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final
 
 import msgspec
@@ -112,25 +112,29 @@ def spawn(
     environment: Mapping[str, str],
     descriptors: Mapping[int, int],
     new_session: bool = False,
+    directory: str = "",
 ) -> Child:
     """Start a program with exactly these descriptors, given as number in the child to descriptor here.
 
+    It begins in *directory*, or where the daemon is.
+
     Raises:
-        EffectFailed: ``argv[0]``, an absolute path, cannot be executed.
+        EffectFailed: ``argv[0]``, an absolute path, cannot be executed, or *directory* is not there.
         Unavailable: no process or memory is left for it.
     """
     moved = [fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, _CLEAR_OF_TARGETS) for ours in descriptors.values()]
     actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in zip(descriptors, moved, strict=True)]
     try:
-        pid = os.posix_spawn(
-            argv[0],
-            list(argv),
-            dict(environment),
-            file_actions=actions,
-            setsid=new_session,
-            setsigmask=(),
-            setsigdef=_DEFAULT_SIGNALS,
-        )
+        with _inside(directory) if directory else nullcontext():
+            pid = os.posix_spawn(
+                argv[0],
+                list(argv),
+                dict(environment),
+                file_actions=actions,
+                setsid=new_session,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
     except OSError as error:
         kind = Unavailable if error.errno in (errno.EAGAIN, errno.ENOMEM) else EffectFailed
         raise kind(f"cannot run {argv[0]!r}: {error.strerror}") from error
@@ -138,6 +142,21 @@ def spawn(
         for ours in moved:
             os.close(ours)
     return Child(pid)
+
+
+@contextmanager
+def _inside(directory: str) -> Iterator[None]:
+    """Be in *directory* meanwhile: posix_spawn(3) has no action for it.
+
+    All paths of the daemon are absolute, so its threads do not mind.
+    """
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(directory)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 class Capture:

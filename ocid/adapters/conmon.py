@@ -54,30 +54,41 @@ class Monitor:
         self._unread: dict[str, int] = {}
         self._cgroup = tuple(monitor_cgroup)
 
-    async def create(self, order: ContainerOrder, runtime: Sequence[str], *, systemd_cgroup: bool) -> int:
+    async def create(
+        self,
+        order: ContainerOrder,
+        runtime: Sequence[str],
+        *,
+        systemd_cgroup: bool,
+        restore: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> int:
         """Run the OCI runtime's ``create`` under a new monitor, and return the pid of the container's init.
 
         Args:
             runtime: the runtime's path and its global arguments.
+            timeout_s: for the runtime to come to an end; None is ``CREATE_S``.
+            restore: further words that make the monitor run "restore" instead, and so start the container at once.
 
         A cancelled create goes on: an OCI runtime that is killed leaves mounts behind, and the next order for the
         container finds what came of it.
 
         Raises:
             EffectFailed: the runtime or the monitor refused; its own words are in the message.
-            Unavailable: no answer in ``CREATE_S``.
+            Unavailable: no answer in *timeout_s*.
         """
-        bundle = Path(order.bundle)
+        bundle, timeout_s = Path(order.bundle), CREATE_S if timeout_s is None else timeout_s
         prepare_log(order.log_path)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        reader, writer = _sync_pipe(lasting=bool(restore))
         errors = os.open(bundle / "monitor.err", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             child = spawn(
-                self._arguments(order, runtime, systemd_cgroup=systemd_cgroup),
+                [*self._arguments(order, runtime, systemd_cgroup=systemd_cgroup), *restore],
                 environment={**runtime_environment(self._scratch), "_OCI_SYNCPIPE": str(_SYNC_FD)},
                 descriptors={0: null, 1: null, 2: errors, _SYNC_FD: writer},
                 new_session=True,
+                directory=order.bundle,  # it writes "oom" there, and dumps core
             )
         except BaseException:
             os.close(reader)
@@ -90,11 +101,11 @@ class Monitor:
         self._unread[order.container_id] = reader  # conmon dies when nobody can read what it says
         try:
             self._adopt(bundle, child)
-            with trio.fail_after(CREATE_S):
+            with trio.fail_after(timeout_s):
                 said = await _first_line(reader)
         except trio.TooSlowError as error:
             child.kill()  # its runtime dies with it
-            raise Unavailable(f"create of container {order.container_id!r}: no answer in {CREATE_S:g} s") from error
+            raise Unavailable(f"create of container {order.container_id!r}: no answer in {timeout_s:g} s") from error
         finally:
             child.close()
         self.forget_create(order)
@@ -245,6 +256,15 @@ def runtime_environment(scratch: Path) -> dict[str, str]:
     return tool_environment(TMPDIR=str(scratch), _LIBCONTAINER_STATEDIR=str(scratch))
 
 
+def _sync_pipe(*, lasting: bool) -> tuple[int, int]:
+    """Return both ends of the pipe that a monitor tells through; a *lasting* one it can write to when we are dead."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if lasting:  # a writer that could read, too, never writes to nobody, of which the monitor would die
+        other, writer = writer, os.open(f"/proc/self/fd/{writer}", os.O_RDWR | os.O_CLOEXEC)
+        os.close(other)
+    return reader, writer
+
+
 def _is_created(order: ContainerOrder) -> bool:
     return Path(order.bundle, "init.pid").exists()
 
@@ -266,7 +286,7 @@ async def _first_line(reader: int) -> _Said:
         text += piece
     try:
         return msgspec.json.decode(text.partition(b"\n")[0], type=_Said)
-    except msgspec.DecodeError:  # an old conmon escapes the runtime's words badly
+    except (msgspec.DecodeError, UnicodeDecodeError):  # an old conmon escapes the runtime's words badly, or cuts them
         return _Said(message=tail(text))
 
 
@@ -289,7 +309,7 @@ def runtime_error(log: Path) -> str:
     except OSError:
         return ""
     for line in reversed(lines):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, Mapping) and entry.get("level") in ("error", "fatal"):
                 return str(entry.get("msg", ""))

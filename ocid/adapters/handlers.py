@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -185,7 +186,13 @@ def _features(path: str, version: str, said: Finished) -> HandlerFeatures:
         recursive_read_only_mounts="rro" in (options or ()) and release >= (5, 12),
         user_namespaces=not lacks,
         lacks_for_users=lacks,
+        oci=_version(document.get("ociVersionMax") if isinstance(document, Mapping) else None),
     )
+
+
+def _version(said: object) -> tuple[int, ...]:
+    found = re.match(r"(\d{1,4})\.(\d{1,4})\.", said) if isinstance(said, str) else None
+    return () if found is None else (int(found[1]), int(found[2]))
 
 
 def _lacks_for_users(runtime: str, maps_ids: bool, release: tuple[int, ...]) -> str:

@@ -13,6 +13,7 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.domain.spec.build import HostFacts
 from ocid.domain.spec.capabilities import ALL_CAPABILITIES
 
+_APPARMOR: Final = "/sys/kernel/security/apparmor/profiles"  # not there in a container, which can load nothing
 _GO_NAMES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
 
 
@@ -32,7 +33,7 @@ def gather_host_facts(cgroups: Cgroups) -> HostFacts:
         cgroup_controllers=cgroups.controllers(),
         swap_accounting=cgroups.swap_accounting(),
         seccomp_enabled=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
-        apparmor_enabled=_text("/sys/module/apparmor/parameters/enabled") == "Y",
+        apparmor_enabled=_text("/sys/module/apparmor/parameters/enabled") == "Y" and os.path.exists(_APPARMOR),
         selinux_enabled=Path("/sys/fs/selinux/enforce").exists(),
         resctrl_mounted=Path("/sys/fs/resctrl/schemata").exists(),
         architecture=_GO_NAMES.get(machine, machine),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import glob
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,7 +15,7 @@ import msgspec
 import trio
 
 from ocid.adapters import labels
-from ocid.domain import cdi
+from ocid.domain import blockio, cdi
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.errors import EffectFailed, Exhausted, InvalidRequest
 
@@ -21,6 +24,7 @@ _PROFILES_BYTES_MAX: Final = 8 << 20  # some 100,000 profiles
 # Not devices of the host but of other containers, sessions or programs.
 _SKIPPED_DIRECTORIES: Final = frozenset({"pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mounts", ".udev"})
 _SKIPPED_FILES: Final = frozenset({"/dev/console"})
+_NOT_A_PATH: Final = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _KINDS: Final = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 
 
@@ -32,16 +36,18 @@ class HostDirectory:
         device_root: str = "/dev",
         cdi_dirs: Sequence[str] = (),
         apparmor: str = "/sys/kernel/security/apparmor/profiles",
+        block_sysfs: str = "/sys/dev/block",
     ) -> None:
         self._device_root = device_root
         self._apparmor = apparmor
+        self._block_sysfs = block_sysfs
         self._cdi_dirs = cdi_dirs
 
     def resolve_mount(self, host_path: str, *, create: bool) -> str:
         """Resolve symbolic links of a bind mount's source; make a missing one a directory when *create* is set.
 
         Raises:
-            InvalidRequest: it is missing.
+            InvalidRequest: it is missing, or no path that can be.
             EffectFailed: it cannot be made.
         """
         try:
@@ -52,25 +58,26 @@ class HostDirectory:
                 os.makedirs(real, mode=0o755, exist_ok=True)
             return os.path.realpath(host_path, strict=True)
         except OSError as error:
-            raise EffectFailed(f"mount source {host_path!r}: {error.strerror}") from error
+            raise _refusal(f"mount source {host_path!r}", error) from error
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
         """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container.
 
         Raises:
-            EffectFailed: it is missing, or no device.
+            InvalidRequest: it is missing, or no device.
+            EffectFailed: it cannot be looked at.
         """
         try:
             real = os.path.realpath(host_path, strict=True)
             status = os.stat(real)
         except OSError as error:
-            raise EffectFailed(f"device {host_path!r}: {error.strerror}") from error
+            raise _refusal(f"device {host_path!r}", error) from error
         if stat.S_ISDIR(status.st_mode):
             nodes = tuple(_limited(real))
         else:
             node = _node(real, status)
             if node is None:
-                raise EffectFailed(f"device {host_path!r} is no device node")
+                raise InvalidRequest(f"{host_path!r} is no device node of this host")
             nodes = (node,)
         return tuple(
             msgspec.structs.replace(node, path=container_path + node.path.removeprefix(real), access=permissions)
@@ -85,13 +92,14 @@ class HostDirectory:
         """Read at most *limit* bytes of a host file.
 
         Raises:
-            EffectFailed: it is missing or cannot be read.
+            InvalidRequest: it is missing, or no file.
+            EffectFailed: it cannot be read.
         """
         try:
             with open(path, "rb") as file:
                 return file.read(limit)
         except OSError as error:
-            raise EffectFailed(f"host file {path!r}: {error.strerror}") from error
+            raise _refusal(f"host file {path!r}", error) from error
 
     async def relabel(self, path: str, label: str) -> None:
         """Give a mount's source, and all below it, this SELinux label. Done already is success.
@@ -110,6 +118,29 @@ class HostDirectory:
         except OSError:
             return None
 
+    def block_devices(self, patterns: Sequence[str]) -> Sequence[tuple[int, int]]:
+        """Return major and minor of the whole disks that these paths and patterns name, each once, in order.
+
+        Links are followed, but not out of /dev. Partitions are left out: the kernel limits disks alone. What is not
+        there names nothing, so that one file of classes can serve nodes with other disks.
+
+        Raises:
+            Exhausted: there are too many.
+        """
+        found: dict[tuple[int, int], None] = {}
+        for pattern in patterns:
+            for path in itertools.islice(glob.iglob(pattern), _DEVICES_MAX):
+                real = os.path.realpath(path)
+                with suppress(OSError):
+                    status = os.stat(real)
+                    numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
+                    is_part = os.path.exists(f"{self._block_sysfs}/{numbers[0]}:{numbers[1]}/partition")
+                    if real.startswith(f"{self._device_root}/") and stat.S_ISBLK(status.st_mode) and not is_part:
+                        found[numbers] = None
+            if len(found) > blockio.DEVICES_MAX:
+                raise Exhausted(f"{', '.join(patterns)[:200]} name more than {blockio.DEVICES_MAX} block devices")
+        return tuple(found)
+
     def cdi_specs(self) -> Sequence[cdi.Source]:
         """Return the specifications of CDI devices that this node has now; of a later directory, of higher priority.
 
@@ -125,15 +156,22 @@ class HostDirectory:
         return found
 
 
+def _refusal(what: str, error: OSError) -> InvalidRequest | EffectFailed:
+    """Tell what a request names and is not there from what is there and fails."""
+    if error.errno == errno.ENOENT:
+        return InvalidRequest(f"{what} does not exist on this host")
+    if error.errno in _NOT_A_PATH:
+        return InvalidRequest(f"{what} cannot exist on this host: {error.strerror}")
+    return EffectFailed(f"{what}: {error.strerror}")
+
+
 def _specs_in(directory: str) -> list[str]:
     with suppress(OSError), os.scandir(directory) as entries:
-        return sorted(entry.path for entry in entries if entry.name.endswith((".json", ".yaml")) and entry.is_file())
+        return sorted(entry.path for entry in entries if entry.name.endswith(cdi.SUFFIXES) and entry.is_file())
     return []
 
 
 def _spec(path: str) -> bytes | None:
-    if not path.endswith(".json"):
-        return None
     try:
         with open(path, "rb") as file:
             content = file.read(cdi.SPEC_BYTES_MAX + 1)

@@ -66,11 +66,14 @@ def split(url: str) -> tuple[Origin, str]:
     """Split a URL into its origin and what follows.
 
     Raises:
-        EffectFailed: it is no http or https URL, or carries a user name.
+        EffectFailed: it is no http or https URL, carries a user name, or is not ASCII.
     """
+    if not url.isascii():
+        raise EffectFailed(f"{url[:200]!r} is no URL: wanted ASCII")
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")  # what a look-up makes of it
     except ValueError as error:
         raise EffectFailed(f"{url[:200]!r} is no URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
@@ -289,7 +292,7 @@ async def _head(
         fields.append(("Content-Length", str(len(body))))
     try:
         request = h11.Request(method=method, target=target, headers=fields)
-    except h11.LocalProtocolError as error:
+    except (h11.LocalProtocolError, UnicodeEncodeError) as error:
         raise EffectFailed(f"request to {connection.origin} cannot be written: {error}") from None
     await connection.send(request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage())
     while True:
@@ -304,7 +307,10 @@ def _redirected(url: str, response: Response) -> str:
     location = response.header("location")
     if not location:
         raise EffectFailed(f"{response.origin} redirects to nowhere")
-    target = urljoin(url, location)
+    try:
+        target = urljoin(url, location)
+    except ValueError as error:
+        raise EffectFailed(f"{response.origin} redirects to {location[:200]!r}, which is no URL: {error}") from None
     origin, _ = split(target)
     if response.origin.scheme == "https" and origin.scheme == "http":
         raise EffectFailed(f"{response.origin} redirects to {origin}, which is not encrypted: refused")

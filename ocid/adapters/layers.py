@@ -90,6 +90,10 @@ class LayerStore:
         """List the layers in the store."""
         return frozenset(self._layers)
 
+    def directory(self, chain_id: ChainId) -> Path:
+        """Name where the files of a layer are."""
+        return self._layers_dir / _hex(chain_id) / _DIFF
+
     def blob_path(self, blob: Digest) -> Path:
         """Name the staging file that a blob is downloaded to."""
         return self._staging / f"blob-{_hex(blob)}"

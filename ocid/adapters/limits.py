@@ -9,6 +9,7 @@ Source: OCI runtime command line "update"; kernel cgroup-v1/{cpusets,memory,huge
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ import trio
 from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.handlers import Handler
-from ocid.errors import EffectFailed, OcidError, WrongState
+from ocid.errors import EffectFailed, InvalidRequest, OcidError, WrongState
 from ocid.ports import ContainerOrder, LimitsOrder
 
 _BEFORE, _GIVEN = "limits.before", "limits.json"
@@ -35,10 +36,12 @@ UPDATE_FILES: Final = (
     "update.log",
 )
 
+_NO_VALUE: Final = tuple(os.strerror(code).lower() for code in (errno.EINVAL, errno.ERANGE))
 _PASSES: Final = 3  # a limit may have to wait for another one to be written back: memory with swap, quota with period
 _LIMIT_FILES: Final = (
     *("cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
     *("cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "cpuset.cpus", "cpuset.mems"),
+    *("memory.soft_limit_in_bytes", "memory.low", "pids.max", "cpu.rt_period_us", "cpu.rt_runtime_us"),
 )
 _HUGEPAGE_FILES: Final = ("hugetlb.*.limit_in_bytes", "hugetlb.*.max")
 
@@ -63,8 +66,9 @@ class LimitUpdates:
         """Put *limits* into force, or leave everything as it was.
 
         Raises:
-            WrongState: the container has no init any more.
-            EffectFailed: the kernel or the runtime refused.
+            WrongState: the container has no init any more, or uses more memory than it is to have.
+            InvalidRequest: the kernel says that a value cannot be, or not with the others.
+            EffectFailed: the kernel or the runtime refused for another reason.
             Unavailable: the runtime did not answer in time.
         """
         bundle = Path(order.bundle)
@@ -73,7 +77,8 @@ class LimitUpdates:
             raise WrongState("container", order.container_id, wants="created or running", is_now="gone")
         before = self._before(order, limits, state.process.pid)
         try:
-            self._refuse_killing(order, limits)
+            if self._cgroups.version == 2 and (used := self._overuse(order, limits)) is not None:
+                raise used  # the kernel would make room by killing
             self._set_oom_score(order, before.oom_score_adj, limits.oom_score_adj)
             resources = {**before.spec_resources, **limits.resources}
             _write_spec(bundle, resources, limits.oom_score_adj)
@@ -82,9 +87,14 @@ class LimitUpdates:
             file = str(bundle / _GIVEN)
             await handler.call(what, bundle / "update.log", "update", "--resources", file, order.container_id)
         except (OcidError, trio.Cancelled) as error:
+            used = self._overuse(order, limits) if isinstance(error, EffectFailed) else None
             left = self._restore(order, before, limits)
             if left and isinstance(error, OcidError):
                 raise EffectFailed(f"{error.message}; and the kernel refused to have back {', '.join(left)}") from error
+            if used is not None and "memory" in str(error):  # the runtime's words name the file
+                raise used from error
+            if isinstance(error, EffectFailed) and any(words in error.message.lower() for words in _NO_VALUE):
+                raise InvalidRequest(error.message) from error
             raise
         finally:
             _remove(bundle)  # but not how it was before: the outcome is not in the log yet
@@ -140,14 +150,19 @@ class LimitUpdates:
         ]
         return plain + huge
 
-    def _refuse_killing(self, order: ContainerOrder, limits: LimitsOrder) -> None:
-        """Version 2 makes room for a lower memory limit by killing; version 1 refuses it by itself."""
+    def _overuse(self, order: ContainerOrder, limits: LimitsOrder) -> WrongState | None:
+        """Return what is wrong when the container uses more memory now than its limit is to be; None when nothing is.
+
+        Version 2 would make room by killing; version 1 refuses such a limit by itself, after it has tried to reclaim.
+        """
         wanted = limits.resources.get("memory", {}).get("limit", -1)
-        if self._cgroups.version != 2 or wanted < 0:
-            return
-        used = _read(os.path.join(self._cgroups.directories(order.cgroup)[0], "memory.current"))
-        if used is not None and int(used) > wanted:
-            raise EffectFailed(f"memory limit {wanted} is below the {int(used)} bytes that the container uses now")
+        name = "memory.current" if self._cgroups.version == 2 else "memory.usage_in_bytes"
+        found = (_read(os.path.join(one, name)) for one in self._cgroups.directories(order.cgroup))
+        used = next((int(text) for text in found if text is not None), 0)
+        if not 0 <= wanted < used:
+            return None
+        wants = f"{wanted} at most, the limit that it is to have: let it use less first, or restart it"
+        return WrongState("memory of container", order.container_id, wants=wants, is_now=f"{used} bytes")
 
     # --- writing and writing back ------------------------------------------------------------------------------------
 

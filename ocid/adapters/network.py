@@ -10,16 +10,16 @@ from typing import Final
 import trio
 
 from ocid.adapters.bridge import Bridge
-from ocid.adapters.cni import Cni
+from ocid.adapters.cni import Cni, interfaces
 from ocid.adapters.cniconf import SCAN_S, Configurations
 from ocid.adapters.nftables import Table
 from ocid.adapters.plugins import PLUGIN_S_MAX
 from ocid.adapters.published import Published
-from ocid.domain import hostports, ipam
+from ocid.domain import hostports, ipam, networks
 from ocid.domain.cni import NetworkList
 from ocid.domain.hostports import HostPort
-from ocid.errors import InvalidRequest, OcidError, TimedOut, Unavailable
-from ocid.ids import PodId
+from ocid.domain.networks import Wish
+from ocid.errors import InvalidRequest, NotFound, OcidError, TimedOut, Unavailable
 from ocid.ports import Attachment, NetworkOrder
 
 STATUS_S: Final = 5.0  # how often plugins are asked whether they are ready; as often as a kubelet asks us
@@ -43,6 +43,7 @@ class Networks:
         cni_state_dir: what must be undone, a file for each pod; must survive a reboot.
         bridge: name of the built-in bridge: a letter, then at most 14 letters, digits and ``_``.
         subnets: its subnets, at most one IPv4 and one IPv6, the primary one first.
+        further: the networks that pods may have beside their first one, by name; "*" for all that are configured.
     Raises:
         InvalidRequest: a bad bridge name or subnet.
     """
@@ -56,6 +57,7 @@ class Networks:
         bridge: str,
         subnets: Sequence[str],
         handler_conf_dirs: Mapping[str, Path] | None = None,
+        further: Sequence[str] = (),
         plugin_timeout_s: float = PLUGIN_S_MAX,
         nft: str = "nft",
     ) -> None:
@@ -65,6 +67,7 @@ class Networks:
             handler: Configurations(directory, self._cni.missing, cni_bin_dirs)
             for handler, directory in (handler_conf_dirs or {}).items()
         }
+        self._further = tuple(further)
         self._table = Table(bridge, ipam.subnets_of(subnets) if subnets else (), nft)
         self._published = Published(self._table)
         self._bridge = Bridge(bridge, subnets, nft=nft, table=self._table) if subnets else None
@@ -118,11 +121,27 @@ class Networks:
                     await self._bridge.prepare()
             await trio.sleep(SCAN_S)
 
+    def admit(self, handler: str, kind: str, names: Sequence[str]) -> None:
+        """Say whether a pod on this *kind* of network can have the further networks *names*.
+
+        Raises:
+            InvalidRequest: one is not configured, or not for pods to ask for, or the pod is on no CNI network.
+        """
+        if kind != "cni":
+            raise InvalidRequest(f"{networks.ANNOTATION}: the pod is on the {kind} network; only CNI has further ones")
+        for name in names:
+            if not networks.may_have(name, self._further):
+                raise InvalidRequest(f"CNI network {name!r} is not in [network] further, where pods may ask for it")
+            if name not in self._of_handler(handler).named:
+                where = self._of_handler(handler).directory
+                raise InvalidRequest(f"CNI network {name!r} is in no valid configuration in {where}")
+
     async def attach(self, order: NetworkOrder) -> Attachment:
         """Give the pod its interface and addresses. Called again for an attached pod, returns the same.
 
         Raises:
             Unavailable: there is no network of the order's kind now.
+            NotFound: a further network is configured no more.
             OcidError: as ``Bridge.attach``, ``Cni.attach`` and ``Published.publish``.
         """
         if order.network == "bridge":
@@ -133,20 +152,27 @@ class Networks:
         if configured.network is None:
             where = f"in {configured.directory}"
             raise Unavailable(configured.not_ready() or f"no CNI configuration {where}; put one there")
+        further = self._configured(order)
+        missing = [wish.network for wish in order.networks if wish not in [known for _, known in further]]
+        if missing:
+            raise NotFound("CNI network", missing[0])
         async with self._alone(order):
-            attachment = await self._cni.attach(configured.network, order)
+            attachment = await self._cni.attach(configured.network, order, further)
             await self._published.publish(order, self._cni.unmapped(order))
         return attachment
 
-    async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
-        """Take the pod's interface and addresses away. Nothing left, or no namespace, is success."""
+    async def detach(
+        self, order: NetworkOrder, result: bytes | None, further: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Take the pod's interfaces and addresses away. Nothing left, or no namespace, is success."""
         if order.network == "bridge":
             await self._built_in(order).detach(order)
         elif order.network == "cni":
             async with self._alone(order):
                 if hostports.wanted(order.port_mappings):
                     await self._table.remove(order.pod_id)
-                await self._cni.detach(order, result, self._of_handler(order.handler).network)
+                network = self._of_handler(order.handler).network
+                await self._cni.detach(order, result, network, self._configured(order), further)
 
     async def check(self, order: NetworkOrder) -> None:
         """Ask the plugins whether the pod still has what ADD gave it; of the built-in network nothing is asked.
@@ -163,7 +189,7 @@ class Networks:
         except trio.TooSlowError as error:
             raise TimedOut(f"the CNI plugins did not check pod {order.pod_id[:13]} in {CHECK_S_MAX:g} s") from error
 
-    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[PodId]) -> tuple[str, ...]:
+    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[NetworkOrder]) -> tuple[str, ...]:
         """Make host ports exactly those of the *live* pods, and free what plugins hold for pods that are gone.
 
         Pods among the *others* are half attached or half detached: their own work goes on with them later.
@@ -179,10 +205,12 @@ class Networks:
             await self._bridge.repair()
         if ports or built_in or await trio.to_thread.run_sync(self._table.exists):
             await self._table.replace(ports)
-        networks = {one.network.name: one.network for one in (*self._own.values(), self._node) if one.network}
-        attached = {order.pod_id for order in live if order.network == "cni"} | set(others)
+        places = (self._node, *self._own.values())
+        configured = {name: network for place in reversed(places) for name, network in place.named.items()}
+        first = [place.network.name for place in places if place.network]
+        attached = {str(order.pod_id): interfaces(order) for order in (*live, *others) if order.network == "cni"}
         with trio.move_on_after(COLLECT_S_MAX):
-            return await self._cni.collect(networks.values(), attached)
+            return await self._cni.collect(configured, first, attached)
         raise TimedOut(f"CNI plugins did not free what is left of pods that are gone in {COLLECT_S_MAX:g} s")
 
     async def remove_all(self) -> None:
@@ -202,6 +230,11 @@ class Networks:
         configured = self._own.get(handler, self._node)
         configured.scan()
         return configured
+
+    def _configured(self, order: NetworkOrder) -> list[tuple[NetworkList, Wish]]:
+        """Return those further networks of a pod that are configured now."""
+        named = self._of_handler(order.handler).named
+        return [(named[wish.network], wish) for wish in order.networks if wish.network in named]
 
     def _alone(self, order: NetworkOrder) -> _Alone:
         return _Alone(self._busy, order.pod_id)

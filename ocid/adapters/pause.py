@@ -136,9 +136,12 @@ class PauseProcesses:
         if not known:
             return
         if handler.kind == "other" or self._cgroups.driver is CgroupDriver.SYSTEMD:
-            with suppress(EffectFailed):
-                log = handler.root / f".{order.pod_id}.log"
-                await handler.call(f"delete of pause process {order.pod_id!r}", log, "delete", order.pod_id)
+            log = handler.root / f".{order.pod_id}.log"
+            try:
+                with suppress(EffectFailed):
+                    await handler.call(f"delete of pause process {order.pod_id!r}", log, "delete", order.pod_id)
+            finally:
+                log.unlink(missing_ok=True)
         handler.remove_state(order.pod_id)
 
 

@@ -352,7 +352,7 @@ async def _expect(response: Response, wanted: tuple[int, ...], what: str, creden
 def _reason(raw: bytes, credentials: Credentials | None) -> str:
     """Return what a registry says in an error's body, without anything secret that it may have repeated."""
     text = raw.decode("utf-8", "replace")
-    with suppress(msgspec.DecodeError, msgspec.ValidationError):
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         told = msgspec.json.decode(raw, type=_Refusal).errors
         text = ", ".join(f"{item.code} {item.message}".strip() for item in told)
     for secret in () if credentials is None else msgspec.structs.astuple(credentials):

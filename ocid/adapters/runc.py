@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from ocid.adapters import bundles, linux, mounts, process as processes
+from ocid.adapters import bundles, linux, mounts, process as processes, restores
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.checkpoints import Checkpoints
 from ocid.adapters.command import find_tool
@@ -181,6 +181,52 @@ class OciRuntime:
         if not (bundle / "made").exists() and not self._monitor.listens(order):
             return None  # its monitor has yet to find that the daemon it would tell is dead, and dies of that
         return state.process if processes.alive(state.process) and processes.alive(monitor) else None
+
+    async def require_restore(self, order: ContainerOrder) -> None:
+        """Return when the container's OCI runtime on this host can restore; Unsupported, with the reason, when not."""
+        await self._checkpoints.require(self.handler(order.handler))
+
+    async def restore(self, order: ContainerOrder) -> Process:
+        """Bring back the processes of the checkpoint that is unpacked for the container; they run. Never done twice.
+
+        Raises:
+            EffectFailed: runtime or CRIU refused; their own words are in the message.
+            Unavailable: it did not end in time, or the daemon's death cut it short; nothing of it runs.
+        """
+        handler = self.handler(order.handler)
+        if bundles.was_begun(order):
+            init = await restores.found(handler, order, self._monitor)
+            if init is None:
+                await self._remove_all(order, monitor_s=0)
+                message = "was cut short, and is not tried again, for it may have run: create it anew"
+                raise Unavailable(f"restore of container {order.container_id!r} {message}")
+        else:
+            init = await self._restored(handler, order)
+        self._oom.made(order)
+        self._monitor.forget_create(order)
+        await restores.forget(order)
+        return init
+
+    async def _restored(self, handler: Handler, order: ContainerOrder) -> Process:
+        log = Path(order.bundle, "runtime.log")
+        systemd = self._cgroups.driver is CgroupDriver.SYSTEMD
+        bundles.mark(order, "begun")
+        try:
+            pid = await self._monitor.create(
+                order,
+                handler.words(log),
+                systemd_cgroup=systemd,
+                restore=restores.monitor_words(order, self.read_bundle(order)),
+                timeout_s=restores.RESTORE_S,
+            )
+            bundles.mark(order, "made")
+            state = await handler.init(order.container_id, log)
+        except EffectFailed as error:
+            cause = restores.cause(order)
+            await self._remove_all(order, monitor_s=0)
+            raise EffectFailed(f"restore of container {order.container_id!r}: {cause or error.message}") from error
+        known = state.process if state is not None else None
+        return known if known is not None and known.pid == pid else processes.identify(pid)
 
     async def start(self, order: ContainerOrder) -> None:
         """Let the container's program run. Success when it runs already or ran.

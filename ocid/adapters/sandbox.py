@@ -6,6 +6,7 @@ needs no process. The directory of all pods is a private mount: pins are seen no
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -25,11 +26,12 @@ from ocid.adapters.pause import PauseProcesses
 from ocid.domain import sysctls
 from ocid.domain.configs import UserNamespace
 from ocid.domain.resolv import resolv_conf
-from ocid.errors import EffectFailed
+from ocid.errors import EffectFailed, InvalidRequest
 from ocid.ports import Process, SandboxOrder
 
 _RESOLV_BYTES_MAX: Final = 64 << 10
 _SHM_MODE: Final = 0o1777
+_NO_DIRECTORY: Final = (errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # whatever we do
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -61,7 +63,7 @@ class PodSandboxes:
         """Pin net, ipc and uts namespaces, mount /dev/shm, write files, apply sysctls but the network's.
 
         Raises:
-            InvalidRequest: a sysctl belongs to no namespace of the pod's own.
+            InvalidRequest: a sysctl belongs to no namespace of the pod's own, or the log directory cannot be one.
             EffectFailed: the kernel refused.
         """
         sysctls.check(order.sysctls, _own(order))
@@ -77,7 +79,7 @@ class PodSandboxes:
             (run_dir / "hostname").write_text(f"{order.hostname}\n", encoding="utf-8")
             _give(run_dir / "hostname", order)
         if order.log_directory:
-            os.makedirs(order.log_directory, mode=0o755, exist_ok=True)
+            _make_log_directory(order.log_directory)
         shm = run_dir / "shm"
         if not order.host_ipc and not mounts.is_mount(str(shm)):
             shm.mkdir(mode=0o711, exist_ok=True)
@@ -103,13 +105,22 @@ class PodSandboxes:
         """Write the network's sysctls, which those of interfaces are among: the network is there now.
 
         Raises:
-            EffectFailed: the kernel refused; the message names the sysctl.
+            InvalidRequest: the kernel has no such sysctl, or the value is none of it; the message names it.
+            EffectFailed: the kernel refused.
         """
         wanted = sysctls.of("net", order.sysctls)
         if wanted:
             await _in_own_thread(
                 lambda: parameters.write_inside(wanted, order.netns, linux.CLONE_NEWNET), "ocid-sysctl"
             )
+
+    async def furnish_again(self, order: SandboxOrder) -> None:
+        """Give the pod its own name and sysctls back: a restored container brought those of its old pod along.
+
+        Raises:
+            EffectFailed: the kernel refused.
+        """
+        await _in_own_thread(lambda: _furnish_again(order), "ocid-pod")
 
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it.
@@ -205,11 +216,32 @@ def _furnish(order: SandboxOrder) -> None:
     parameters.write(sysctls.of("uts", order.sysctls))
 
 
+def _furnish_again(order: SandboxOrder) -> None:
+    """Enter the pod's namespaces one by one. The thread must end after this."""
+    pins = _pins(order)
+    if "uts" in pins:
+        linux.enter_pinned(pins["uts"], linux.CLONE_NEWUTS)
+        if order.hostname:
+            linux.set_hostname(order.hostname)
+        parameters.write(sysctls.of("uts", order.sysctls))
+    if "ipc" in pins:
+        linux.enter_pinned(pins["ipc"], linux.CLONE_NEWIPC)
+        parameters.write(sysctls.of("ipc", order.sysctls))
+
+
 def _pin(pins: Mapping[str, str], directory: str) -> None:
     for kind, pin in pins.items():
         os.makedirs(os.path.dirname(pin), mode=0o711, exist_ok=True)
         os.close(os.open(pin, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
         mounts.bind(f"{directory}/{kind}", pin)
+
+
+def _make_log_directory(path: str) -> None:
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    except OSError as error:
+        kind = InvalidRequest if error.errno in _NO_DIRECTORY else EffectFailed
+        raise kind(f"log directory {path[:200]!r} cannot be made: {error.strerror}") from error
 
 
 def _give(path: Path, order: SandboxOrder) -> None:

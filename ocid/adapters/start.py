@@ -162,7 +162,7 @@ def _last_words(log_path: str) -> str:
 
 
 def _crun_refusal(words: str) -> str:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):  # anything may have written the container's last words
         entry = json.loads(words)
         if isinstance(entry, Mapping) and str(entry.get("msg", "")).startswith("exec container process"):
             return str(entry["msg"])

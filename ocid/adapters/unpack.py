@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +46,7 @@ class Unpacker:
     def __init__(self, *, limits: UnpackLimits | None = None, parallel: int = PARALLEL) -> None:
         self._limits = limits or UnpackLimits()
         self._slots = trio.CapacityLimiter(parallel)
-        self._program = _program()
+        self._program = program_of("unpack_worker")
 
     async def unpack(self, blob: int, packing: str, diff_id: str, into: Path) -> Unpacked:
         """Unpack the blob that is open as descriptor *blob*, at its beginning, into the empty directory *into*.
@@ -57,21 +59,7 @@ class Unpacker:
             Exhausted: a limit was passed, or the disk is full.
         """
         async with self._slots:
-            line, held = os.pipe()  # the worker ends when *held* is closed, whatever becomes of this process
-            try:
-                done = await trio.run_process(
-                    self.command(blob, packing, diff_id, into),
-                    stdin=line,
-                    capture_stdout=True,
-                    capture_stderr=True,
-                    check=False,
-                    deliver_cancel=_kill,
-                    pass_fds=[blob],
-                    env={"LC_ALL": "C.UTF-8"},
-                )
-            finally:
-                os.close(line)
-                os.close(held)
+            done = await run_worker(self.command(blob, packing, diff_id, into), blob)
         return _read(done.stdout, done.stderr, done.returncode)
 
     def command(self, blob: int, packing: str, diff_id: str, into: Path) -> list[str]:
@@ -82,22 +70,50 @@ class Unpacker:
         return [sys.executable, *options, *(str(number) for number in numbers)]
 
 
+async def run_worker(words: Sequence[str], blob: int) -> subprocess.CompletedProcess[bytes]:
+    """Run a worker that reads the descriptor *blob*. It ends when its standard input does; cancelled, it is killed."""
+    line, held = os.pipe()  # the worker ends when *held* is closed, whatever becomes of this process
+    try:
+        return await trio.run_process(
+            list(words),
+            stdin=line,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            deliver_cancel=_kill,
+            pass_fds=[blob],
+            env={"LC_ALL": "C.UTF-8"},
+        )
+    finally:
+        os.close(line)
+        os.close(held)
+
+
 async def _kill(process: trio.Process) -> None:
     process.kill()
 
 
 def _read(answer: bytes, complaint: bytes, status: int) -> Unpacked:
+    size_bytes, inodes, covers_all = (int(number) for number in said_ok(answer, complaint, status).split(" "))
+    return Unpacked(size_bytes=size_bytes, inodes=inodes, covers_all=bool(covers_all))
+
+
+def said_ok(answer: bytes, complaint: bytes, status: int) -> str:
+    """Return what a worker said after "ok".
+
+    Raises:
+        OcidError: it said something else.
+    """
     word, _, rest = answer.decode("utf-8", "replace").partition(" ")
     if word == "ok":
-        size_bytes, inodes, covers_all = (int(number) for number in rest.split(" "))
-        return Unpacked(size_bytes=size_bytes, inodes=inodes, covers_all=bool(covers_all))
+        return rest
     if word in _ANSWERS:
         raise _ANSWERS[word](rest)
     last_words = tail(complaint).splitlines()[-1:] or ["no reason given"]
     raise EffectFailed(f"unpack worker ended with status {status}: {last_words[0]}")
 
 
-def _program() -> str:
+def program_of(module: str) -> str:
     """Return what the worker's interpreter runs: it finds this package and its few libraries, and nothing else."""
     places = [str(Path(__file__).resolve().parents[2])]
     for library in ("zstandard", "isal"):
@@ -106,4 +122,4 @@ def _program() -> str:
             place = str(Path(found.origin).resolve().parents[1])
             if place not in places:
                 places.append(place)
-    return f"import sys; sys.path[:0] = {places!r}\nfrom ocid.adapters.unpack_worker import main; main()"
+    return f"import sys; sys.path[:0] = {places!r}\nfrom ocid.adapters.{module} import main; main()"

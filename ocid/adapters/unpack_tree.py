@@ -40,8 +40,10 @@ _ROOT: Final = b"."
 class Tree:
     """The layer being made. ``add`` entries in order, then ``finish``."""
 
-    def __init__(self, limits: archive.Limits, threads: int = 2) -> None:
+    def __init__(self, limits: archive.Limits, threads: int = 2, *, layered: bool = True) -> None:
+        """*layered*: names that begin with ".wh." speak of the layers below; else they are names like any other."""
         self._limits = limits
+        self._layered = layered
         self._directories: dict[bytes, tuple[int, int | None]] = {b"": (0o755, None)}  # mode, mtime in ns
         self._whiteouts: set[bytes] = set()
         self._pending: set[bytes] = set()  # files that threads may not have made yet
@@ -64,7 +66,8 @@ class Tree:
             Exhausted: a limit was passed, or the disk is full.
         """
         self._limits.count(entry.name)
-        act, path = archive.meaning(archive.path_of(entry.name))
+        path = archive.path_of(entry.name)
+        act, path = archive.meaning(path) if self._layered else (archive.KEEP, path)
         if act == archive.SKIP:
             return
         try:
@@ -92,6 +95,10 @@ class Tree:
                     os.utime(path or _ROOT, ns=(mtime_ns, mtime_ns))
             except OSError as error:
                 raise _explained(error, path) from error
+
+    def implied(self) -> list[bytes]:
+        """List directories that no entry described: they were made for what is in them."""
+        return [path for path, (_, mtime_ns) in self._directories.items() if path and mtime_ns is None]
 
     # --- places ------------------------------------------------------------------------------------------------------
 

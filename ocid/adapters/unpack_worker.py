@@ -27,7 +27,7 @@ _PIECE_BYTES: Final = 1 << 20  # of the archive at a time
 _ZSTD_WINDOW_MAX: Final = 128 << 20  # RFC 8878 asks for 8 MiB; "--long" of zstd makes 128
 _GZIP: Final = 31  # zlib: gzip header and trailer
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_KEPT: Final = (
+KEPT: Final = (
     confine.CAP_CHOWN, confine.CAP_DAC_OVERRIDE, confine.CAP_FOWNER, confine.CAP_FSETID,
     confine.CAP_MKNOD, confine.CAP_SETFCAP, confine.CAP_SYS_ADMIN,
 )  # fmt: skip
@@ -100,7 +100,7 @@ def _unzstd(descriptor: int) -> Iterator[bytes]:
             raise EffectFailed(f"layer blob is no good zstd stream: {error}") from error
 
 
-def _load(packing: str) -> None:
+def load(packing: str) -> None:
     """Import the decompressor: nothing can be imported any more once the process is shut in."""
     if packing == "zstd":
         __import__("zstandard")
@@ -128,9 +128,9 @@ def main() -> None:
     descriptor, blob_bytes, bytes_max, entries_max, ratio_max = (int(number) for number in numbers)
     limits = archive.Limits(bytes_max=bytes_max, entries_max=entries_max, ratio_max=ratio_max)
     try:
-        _load(packing)
-        confine.shut_in(directory, _KEPT, bytes_max)
-        threading.Thread(target=_end_with_daemon, daemon=True).start()
+        load(packing)
+        confine.shut_in(directory, KEPT, bytes_max)
+        threading.Thread(target=end_with_daemon, daemon=True).start()
         tree = unpack(Blob(descriptor, packing, blob_bytes, limits), diff_id, limits)
         answer = f"ok {tree.size_bytes} {tree.inodes} {int(tree.covers_all)}"
     except OcidError as error:
@@ -141,7 +141,8 @@ def main() -> None:
     os._exit(0)  # not a moment for tidying up threads that may wait for each other
 
 
-def _end_with_daemon() -> None:
+def end_with_daemon() -> None:
+    """End this process when standard input ends."""
     while os.read(0, 1):
         pass
     os._exit(3)

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from ocid.errors import InvalidRequest
 
 PATH_BYTES_MAX: Final = 4096  # PATH_MAX, with the NUL at the end
+NAME_BYTES_MAX: Final = 255  # NAME_MAX, of one part of a path
 ID_BYTES_MAX: Final = 256  # ours are 64; a caller may try a name
 IMAGE_BYTES_MAX: Final = 4096  # the longest reference registries take is 255 + 128 + 72
 METADATA_BYTES_MAX: Final = 1024 * 1024  # labels or annotations; Kubernetes stops at 256 KiB of annotations

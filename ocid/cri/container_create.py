@@ -9,6 +9,7 @@ import msgspec
 
 from ocid.actors import volumes
 from ocid.cri import recordable, translate, validate
+from ocid.cri.container_restore import Restore, restore_of
 from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
 from ocid.cri.stubs import api_pb2 as pb
@@ -19,7 +20,7 @@ from ocid.domain.pod import Pod
 from ocid.domain.redaction import redact
 from ocid.domain.spec.cgroups import CgroupDriver, cgroups_path
 from ocid.domain.spec.signals import signal_name, stop_signal
-from ocid.errors import InvalidRequest, NotFound, Unsupported, WrongState, revive
+from ocid.errors import InvalidRequest, NotFound, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.ids import ContainerId, ImageId, digest_of, stream
@@ -45,7 +46,6 @@ async def create_container(
     if not pod.is_ready:
         raise WrongState("pod", pod.declared.pod_id, wants="ready", is_now=pod.phase)
     config = translate.container_config(request.config)
-    _refuse_archive(config)
     cdi.requested(config)
     pod_security = facade.view.pods.config(pod.declared.pod_id).linux.security_context
     if config.linux.security_context.privileged and not pod_security.privileged:
@@ -53,8 +53,11 @@ async def create_container(
     key = ContainerKey(pod.declared.pod_id, config.metadata.name, config.metadata.attempt)
     containers = facade.core.containers
     actor = containers.joined(key)
+    restore = None if actor is not None else await restore_of(facade, config, pod)
+    if restore is not None:  # meanwhile the pod may have gone, or another call have come
+        pod, config, actor = pod_row(facade, pod.declared.pod_id).state, restore.config, containers.joined(key)
     if actor is None:
-        declared, document, secrets = _declare(facade, config, pod)
+        declared, document, secrets = _declare(facade, config, pod, restore)
         recordable.check(stream("container", declared.container_id), declared, context, document)
         facade.core.host.secrets.keep(declared.container_id, secrets)
         actor = containers.create(declared.container_id, key)
@@ -69,11 +72,13 @@ async def create_container(
     return pb.CreateContainerResponse(container_id=state.declared.container_id)
 
 
-def _declare(facade: Facade, config: ContainerConfig, pod: Pod) -> tuple[Declared, bytes, dict[int, bytes]]:
+def _declare(
+    facade: Facade, config: ContainerConfig, pod: Pod, restore: Restore | None
+) -> tuple[Declared, bytes, dict[int, bytes]]:
     """Name everything that the container will have on the host, and take its secrets out."""
     core, settings = facade.core, facade.core.host.settings
     assert pod.declared is not None, "checked by the caller"
-    image_id = facade.image_id(config.image.image)
+    image_id = facade.image_id(config.image.image) if restore is None else restore.image_id
     image = facade.catalog_state().images[image_id]
     facts = core.images.facts(image.manifest)
     container_id = ContainerId(core.host.new_id(64))
@@ -100,6 +105,7 @@ def _declare(facade: Facade, config: ContainerConfig, pod: Pod) -> tuple[Declare
         writable=str(settings.root / "containers" / container_id),
         cgroup=cgroups_path(driver, pod.declared.cgroup_parent, container_id),
         stop_signal=signal_name(stop_signal(config, facts.config)),
+        restores=None if restore is None else restore.origin,
     )
     return declared, document, secrets
 
@@ -107,17 +113,6 @@ def _declare(facade: Facade, config: ContainerConfig, pod: Pod) -> tuple[Declare
 def _log_path(directory: str, path: str) -> str:
     """Join the pod's directory and the container's relative path; "" when either is missing."""
     return str(PurePosixPath(directory) / path) if directory and path else ""
-
-
-def _refuse_archive(config: ContainerConfig) -> None:
-    """Refuse an image that is a path: a container checkpoint, which this build makes but does not restore.
-
-    Raises:
-        Unsupported: it is one.
-    """
-    if config.image.image.startswith("/"):
-        archive = config.image.image[:200]
-        raise Unsupported(f"image {archive!r}: restoring a container checkpoint is not supported by this build")
 
 
 def _image_of(facade: Facade, mount: Mount) -> ImageId:

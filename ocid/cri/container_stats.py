@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ocid.cri import present_stats as present
+from ocid.cri import present_stats as present, validate
 from ocid.cri.encoded import Encoded, embedded
 from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
@@ -36,7 +36,12 @@ def container_stats(facade: Facade, request: pb.ContainerStatsRequest) -> Encode
 def all_container_stats(
     facade: Facade, request: pb.ListContainerStatsRequest | pb.StreamContainerStatsRequest
 ) -> Iterator[bytes]:
-    """Answer for all running containers that the filter lets through. Its fields must all match; ids may be short."""
+    """Answer for all running containers that the filter lets through. Its fields must all match; ids may be short.
+
+    Raises:
+        InvalidRequest: the filter can match nothing.
+    """
+    validate.list_containers(request)
     wanted, view = request.filter, facade.view
     facade.container_heads.sweep(view.containers.rows, view.seq)
     for name in list(view.containers.rows):

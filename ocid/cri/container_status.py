@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,7 +10,7 @@ from ocid.cri import present
 from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.domain.spec.resources import oci_resources
+from ocid.domain.nri_limits import WiderResources, spec_now
 from ocid.errors import NotFound
 from ocid.projections.containers import is_listed
 
@@ -31,13 +30,8 @@ def container_status(facade: Facade, request: pb.ContainerStatusRequest) -> pb.C
     if request.verbose:
         spec = b"" if state.prepared is None else facade.core.host.journal.document(state.prepared.spec)
         if spec and state.limits.in_force is not None:
-            spec = _with_limits(spec, oci_resources(config.linux.resources, facade.core.host.runtime.host_facts()))
+            journal, facts = facade.core.host.journal, facade.core.host.runtime.host_facts()
+            limits = msgspec.json.decode(journal.document(state.limits.in_force), type=WiderResources)
+            spec = msgspec.json.encode(spec_now(msgspec.json.decode(spec, type=dict[str, Any]), limits, facts))
         response.info.update(present.container_info(facade.view, state, spec))
     return response
-
-
-def _with_limits(spec: bytes, limits: Mapping[str, object]) -> bytes:
-    """Put the limits that are in force now into the specification as it was recorded."""
-    document = msgspec.json.decode(spec, type=dict[str, Any])
-    document["linux"]["resources"].update(limits)
-    return msgspec.json.encode(document)

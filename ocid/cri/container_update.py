@@ -10,8 +10,7 @@ from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.configs import LinuxResources
 from ocid.domain.container import Container
-from ocid.domain.container_update import Update, brief
-from ocid.errors import WrongState, revive
+from ocid.domain.container_update import Update, brief, refusal, settled
 from ocid.events.envelope import Context
 from ocid.ids import digest_of
 
@@ -21,13 +20,14 @@ async def update_container_resources(
 ) -> pb.UpdateContainerResourcesResponse:
     """Return when the change is in force; what is zero in it stays as it is. Changes are applied one after the other.
 
-    The OCI runtime may still be making the container: the change then follows.
+    The OCI runtime may still be making the container: the change then follows. What is in force is what plugins, where
+    there are any, made of the change.
 
     Raises:
-        InvalidRequest: the request is malformed.
+        InvalidRequest: the request is malformed, or the kernel says that a value cannot be.
         NotFound: there is no such container.
-        WrongState: it ended, or is being stopped.
-        EffectFailed: kernel or OCI runtime refused; all limits are what they were.
+        WrongState: it ended, is being stopped, or uses more memory than the new limit.
+        EffectFailed: a plugin, the kernel or the OCI runtime refused. Always, all limits are what they were.
         Unsupported: this host's cgroups have no such limit.
     """
     validate.update_container_resources(request)
@@ -44,14 +44,12 @@ async def update_container_resources(
 
 
 def _is_settled(state: Container, update_id: str) -> bool:
-    return state.limits.outcome(update_id) is not None or state.ended or state.stop is not None
+    return settled(state.limits, update_id) or state.ended or state.stop is not None
 
 
 def _raise_refusal(state: Container, update_id: str) -> None:
-    outcome = state.limits.outcome(update_id)
     assert state.declared is not None, "a container that was asked to change is declared"
-    if outcome is None:
-        is_now = state.phase if state.ended else "stopping"
-        raise WrongState("container", state.declared.container_id, wants="created or running", is_now=is_now)
-    if outcome.error:
-        raise revive(outcome.error, f"limits of container {state.declared.name!r}: {outcome.message}")
+    is_now = state.phase if state.ended else "stopping"
+    error = refusal(state.limits, update_id, state.declared.name, is_now)
+    if error is not None:
+        raise error

@@ -9,6 +9,7 @@ from ocid.cri import sessions, validate
 from ocid.cri.exec_sync import BRIEF_CHARS_MAX
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain.hints import audit_hints
 from ocid.domain.redaction import redact_argv
 from ocid.events.envelope import Context
 from ocid.events.session import Requested
@@ -41,6 +42,7 @@ async def exec_stream(facade: Facade, request: pb.ExecRequest, context: Context)
         stdout=request.stdout,
         stderr=request.stderr,
         tty=request.tty,
+        audit_hints=audit_hints(tuple(request.cmd), settings.redaction),
     )
     job = Job(argv=tuple(request.cmd))
     return pb.ExecResponse(url=await sessions.url_of(facade, streaming, requested, context, job, (document,)))

@@ -11,6 +11,7 @@ from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.exec import Run
+from ocid.domain.hints import audit_hints
 from ocid.domain.redaction import redact_argv
 from ocid.errors import NotFound, TimedOut, revive
 from ocid.events.envelope import Context
@@ -71,5 +72,6 @@ def _requested(
         argv=digest_of(document),
         argv_brief=" ".join(argv)[:BRIEF_CHARS_MAX],
         timeout_s=max(timeout_s, 0),
+        audit_hints=audit_hints(job.argv, settings.redaction),
     )
     return requested, document

@@ -169,6 +169,9 @@ def pod_info(view: View, state: Pod, config: PodConfig) -> Mapping[str, str]:
         "reason": state.gave_up or state.lost or (state.failed.message if state.failed is not None else ""),
         "netns": state.declared.netns,
         "network": state.attached.via if state.attached is not None else state.declared.network,
+        "furtherNetworks": [
+            {"network": one.network, "interface": one.interface, "addresses": one.addresses} for one in state.further
+        ],
         "runtimeHandler": state.declared.handler,
         "config": config,
         "lastSeq": view.pods.rows[state.declared.pod_id].seq,

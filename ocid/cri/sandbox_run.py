@@ -10,7 +10,7 @@ import trio
 from ocid.cri import recordable, translate, validate
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.domain import selinux
+from ocid.domain import networks, selinux
 from ocid.domain.configs import NamespaceMode, PodConfig
 from ocid.domain.pod import Run
 from ocid.domain.spec.cgroups import CgroupDriver, parent_path
@@ -30,7 +30,7 @@ async def run_pod_sandbox(
     """Return when the pod is ready. A retry of the same request joins the pod in the making, or gets the finished one.
 
     Raises:
-        InvalidRequest: the request is malformed, or names an unknown handler.
+        InvalidRequest: the request is malformed, or names an unknown handler, or a network that it cannot have.
         Unsupported: it asks for a user namespace, which handler or kernel cannot give.
         Exhausted: no address is free.
         EffectFailed: making it failed; nothing of it is left, or it is listed until it can be taken down.
@@ -68,6 +68,9 @@ def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared,
     run_dir = settings.run / "pods" / pod_id
     document = msgspec.json.encode(config)
     network = "host" if config.host_network else core.host.network.kind(handler)
+    further = networks.wishes(config.annotations)
+    if further:
+        core.host.network.admit(handler, network, [wish.network for wish in further])
     addresses = core.leasing.choose(pod_id, core.host.network.subnets()) if network == "bridge" else ()
     newest = facade.view.pods.created_after(meta.namespace, meta.name, meta.uid)
     declared = Declared(
@@ -91,6 +94,7 @@ def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared,
         selinux_level=_level(facade, config, pod_id),
         userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
         plugins=core.host.plugins.enabled,
+        networks=networks.named(further),
     )
     return declared, document
 

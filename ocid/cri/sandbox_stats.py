@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ocid.cri import present_stats as present
+from ocid.cri import present_stats as present, validate
 from ocid.cri.container_stats import ITEMS, rate, stats_of
 from ocid.cri.encoded import Encoded, embedded
 from ocid.cri.facade import Facade
@@ -36,7 +36,12 @@ def pod_sandbox_stats(facade: Facade, request: pb.PodSandboxStatsRequest) -> Enc
 def all_pod_sandbox_stats(
     facade: Facade, request: pb.ListPodSandboxStatsRequest | pb.StreamPodSandboxStatsRequest
 ) -> Iterator[bytes]:
-    """Answer for all ready pods that the filter lets through. Its fields must all match; an id may be cut short."""
+    """Answer for all ready pods that the filter lets through. Its fields must all match; an id may be cut short.
+
+    Raises:
+        InvalidRequest: the filter can match nothing.
+    """
+    validate.list_pods(request)
     wanted, view, cgroups = request.filter, facade.view, facade.sampler.pod_cgroups()
     facade.pod_heads.sweep(view.pods.rows, view.seq)
     for name in list(view.pods.rows):

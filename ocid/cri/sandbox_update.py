@@ -9,6 +9,8 @@ from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.container_update import brief
+from ocid.domain.nri import Event, Resources
+from ocid.domain.nri_cri import from_cri
 from ocid.domain.pod import NoteResources
 from ocid.events.envelope import Context
 from ocid.ids import Digest, digest_of
@@ -19,23 +21,28 @@ async def update_pod_sandbox_resources(
 ) -> pb.UpdatePodSandboxResourcesResponse:
     """Record overhead and resources; the status shows them where it is verbose, for CRI has no other place.
 
-    The pod's cgroup is the kubelet's, which has changed it already.
+    The pod's cgroup is the kubelet's, which has changed it already. Plugins are told before, and may refuse, and after.
 
     Raises:
         InvalidRequest: the request is malformed.
         NotFound: there is no such pod.
+        EffectFailed: a plugin refuses.
     """
     validate.update_pod_sandbox_resources(request)
-    declared = pod_row(facade, request.pod_sandbox_id).state.declared
-    assert declared is not None, "only declared pods have rows"
+    state, hooks = pod_row(facade, request.pod_sandbox_id).state, facade.core.container_effects.hooks
+    assert state.declared is not None, "only declared pods have rows"
+    wanted: dict[str, Resources | None] = {"overhead": None, "resources": None}
     told: dict[str, Digest] = {}
     documents, said = [], []
     for field in ("overhead", "resources"):
         if request.HasField(field):
             resources = translate.linux_resources(getattr(request, field))
+            wanted[field] = from_cri(resources)
             documents.append(msgspec.json.encode(resources))
             told[field] = digest_of(documents[-1])
             said.append(f"{field} {brief(resources) or 'none'}")
     note = NoteResources(overhead=told.get("overhead"), resources=told.get("resources"), brief="; ".join(said))
-    await facade.core.pods.get(declared.pod_id).ask(note, context, documents)
+    await hooks.updating_pod(state, **wanted)
+    after = await facade.core.pods.get(state.declared.pod_id).ask(note, context, documents)
+    await hooks.mention_pod(Event.POST_UPDATE_POD_SANDBOX, after)
     return pb.UpdatePodSandboxResourcesResponse()

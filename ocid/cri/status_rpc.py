@@ -10,9 +10,11 @@ from ocid.cri.stubs import api_pb2 as pb
 
 def status(facade: Facade, request: pb.StatusRequest) -> pb.StatusResponse:
     """Answer from memory, whatever else is going on."""
+    confined = facade.core.host.confinement.standing()
+    unconfined = (f"apparmor: {confined.problem}",) if confined.problem else ()
     not_ready = facade.core.host.network.not_ready()
     conditions = [
-        pb.RuntimeCondition(type="RuntimeReady", status=True, message="; ".join(facade.warnings)),
+        pb.RuntimeCondition(type="RuntimeReady", status=True, message="; ".join((*facade.warnings, *unconfined))),
         pb.RuntimeCondition(
             type="NetworkReady",
             status=not_ready is None,
@@ -37,6 +39,7 @@ def status(facade: Facade, request: pb.StatusRequest) -> pb.StatusResponse:
     )
     if request.verbose:
         response.info["config"] = facade.config_json.decode()
+        response.info["apparmor"] = msgspec.json.encode(confined).decode()
         response.info["log"] = msgspec.json.encode(_log(facade)).decode()
     return response
 

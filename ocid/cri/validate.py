@@ -28,6 +28,19 @@ FORWARDS_MAX: Final = 64  # ports of one PortForward: a record of the log has to
 TIMEOUT_S_MAX: Final = 10 * 365 * 86_400  # beyond this a timeout is a slip, and overflows clocks further down
 CREDENTIAL_BYTES_MAX: Final = 64 * 1024  # of one; the longest tokens are below 16 KiB
 
+ListOfPods = (
+    pb.ListPodSandboxRequest
+    | pb.StreamPodSandboxesRequest
+    | pb.ListPodSandboxStatsRequest
+    | pb.StreamPodSandboxStatsRequest
+)
+ListOfContainers = (
+    pb.ListContainersRequest
+    | pb.StreamContainersRequest
+    | pb.ListContainerStatsRequest
+    | pb.StreamContainerStatsRequest
+)
+
 
 # --- pods ------------------------------------------------------------------------------------------------------------
 
@@ -40,7 +53,7 @@ def run_pod_sandbox(request: pb.RunPodSandboxRequest) -> None:
     pod_config(request.config, "config.")
 
 
-def list_pods(request: pb.ListPodSandboxRequest | pb.StreamPodSandboxesRequest) -> None:
+def list_pods(request: ListOfPods) -> None:
     """ListPodSandbox, and the other lists of pods: a filter that can match nothing is a slip."""
     checks.plain(request)
     checks.short(request.filter.id, "filter.id", checks.ID_BYTES_MAX)
@@ -58,7 +71,7 @@ def update_pod_sandbox_resources(request: pb.UpdatePodSandboxResourcesRequest) -
 def update_runtime_config(request: pb.UpdateRuntimeConfigRequest) -> None:
     """UpdateRuntimeConfig. Whether the text is a CIDR is for those who use it."""
     checks.plain(request)
-    checks.short(
+    checks.line(
         request.runtime_config.network_config.pod_cidr, "runtime_config.network_config.pod_cidr", CIDR_BYTES_MAX
     )
 
@@ -94,7 +107,7 @@ def create_container(request: pb.CreateContainerRequest) -> None:
         raise InvalidRequest("config.linux.security_context.privileged is set, but the pod is not privileged")
 
 
-def list_containers(request: pb.ListContainersRequest | pb.StreamContainersRequest) -> None:
+def list_containers(request: ListOfContainers) -> None:
     """ListContainers, and the other lists of containers."""
     checks.plain(request)
     checks.short(request.filter.id, "filter.id", checks.ID_BYTES_MAX)
@@ -142,6 +155,8 @@ def checkpoint_container(request: pb.CheckpointContainerRequest) -> None:
     container_id(request.container_id)
     checks.plain(request)
     checks.absolute_path(request.location, "location")
+    if request.location.endswith(("/", "/.")):
+        raise InvalidRequest(f"location is {request.location[:100]!r}, wanted a file's path")
     checks.short(request.location, "location", LOCATION_BYTES_MAX)
     checks.within(request.timeout, "timeout", 0, TIMEOUT_S_MAX)
 
@@ -172,6 +187,8 @@ def pull_image(request: pb.PullImageRequest) -> None:
     checks.plain(request.auth, "auth.")
     for field in ("username", "password", "auth", "server_address", "identity_token", "registry_token"):
         checks.secret(getattr(request.auth, field), f"auth.{field}", CREDENTIAL_BYTES_MAX)
+    if not request.auth.registry_token.isascii():
+        raise InvalidRequest("auth.registry_token is not ASCII, which no header can hold")
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

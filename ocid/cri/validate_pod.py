@@ -82,6 +82,8 @@ def _linux(linux: pb.LinuxPodSandboxConfig, where: str) -> None:
     checks.line(parent, f"{where}cgroup_parent", CGROUP_BYTES_MAX)
     if ".." in parent.split("/"):
         raise InvalidRequest(f"{where}cgroup_parent is {parent[:100]!r}, wanted a path without '..' or a slice's name")
+    for part in parent.split("/"):
+        checks.short(part, f"part of {where}cgroup_parent", checks.NAME_BYTES_MAX)
     security, at = linux.security_context, f"{where}security_context."
     options = security.namespace_options
     namespace_options(options, f"{at}namespace_options.")

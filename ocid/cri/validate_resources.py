@@ -10,7 +10,7 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.errors import InvalidRequest
 
 CPU_PERIOD_US: Final = (1_000, 1_000_000)  # kernel, sched/core.c
-CPU_SHARES_MAX: Final = 262_144  # kernel, MAX_SHARES
+CPU_SHARES: Final = (2, 262_144)  # kernel, MIN_SHARES and MAX_SHARES
 OOM_SCORE_ADJ: Final = (-1000, 1000)  # proc(5)
 CPU_MAX: Final = 65_535  # the highest number of a CPU or memory node that is believed; kernels stop at 8191
 HUGEPAGES_MAX: Final = 64  # sizes; the architecture with most has 7
@@ -28,7 +28,8 @@ def linux_resources(resources: pb.LinuxContainerResources, where: str) -> None:
     if resources.cpu_period:
         checks.within(resources.cpu_period, f"{where}cpu_period", *CPU_PERIOD_US)
     checks.within(resources.cpu_quota, f"{where}cpu_quota", -1, _INT64_MAX)
-    checks.within(resources.cpu_shares, f"{where}cpu_shares", 0, CPU_SHARES_MAX)
+    if resources.cpu_shares:
+        checks.within(resources.cpu_shares, f"{where}cpu_shares", *CPU_SHARES)
     checks.within(resources.oom_score_adj, f"{where}oom_score_adj", *OOM_SCORE_ADJ)
     _memory(resources, where)
     for field in ("cpuset_cpus", "cpuset_mems"):

@@ -28,7 +28,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
 
     images: dict[ImageId, Image] = {}
     by_name: dict[str, ImageId] = {}
-    collect: int = 0  # removals and releases whose layers have not been collected
+    collect: int = 0  # removals, releases and finds whose layers have not been collected
 
 
 INITIAL = Catalog()
@@ -56,6 +56,12 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     image_id: ImageId
 
 
+class NoteLeft(msgspec.Struct, frozen=True, kw_only=True):
+    """So many layers are there that nothing refers to."""
+
+    layers: int
+
+
 class NoteCollected(msgspec.Struct, frozen=True, kw_only=True):
     """So many layers that nothing referred to are gone."""
 
@@ -69,7 +75,7 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Command = Add | Remove | Release | NoteCollected | NoteGaveUp
+Command = Add | Remove | Release | NoteLeft | NoteCollected | NoteGaveUp
 
 
 class Collect(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +104,8 @@ def decide(state: Catalog, command: Command) -> tuple[CatalogEvent, ...]:
             return (events.ImageRemoved(image_id=image_id),) if image_id in state.images else ()
         case Release(image_id=image_id):
             return () if image_id in state.images else (events.ImageReleased(image_id=image_id),)
+        case NoteLeft(layers=layers):
+            return (events.LayersLeft(layers=layers),) if layers and not state.collect else ()
         case NoteCollected(layers=layers, collect=collect):
             return (events.LayersCollected(layers=layers),) if state.collect == collect > 0 else ()
         case NoteGaveUp():
@@ -120,7 +128,7 @@ def evolve(state: Catalog, event: CatalogEvent) -> Catalog:
             images = {key: image for key, image in state.images.items() if key != image_id}
             by_name = {name: key for name, key in state.by_name.items() if key != image_id}
             return Catalog(images=images, by_name=by_name, collect=state.collect + 1)
-        case events.ImageReleased():
+        case events.ImageReleased() | events.LayersLeft():
             return msgspec.structs.replace(state, collect=state.collect + 1)
         case events.LayersCollected():
             return msgspec.structs.replace(state, collect=0)
@@ -145,9 +153,19 @@ def plan(state: Catalog) -> Effect | None:
     return Collect(collect=state.collect) if state.collect else None
 
 
-def observe(state: Catalog) -> tuple[Command, ...]:
-    """After a restart there is nothing to find out: an interrupted collection is still owed."""
-    return ()
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What recovery found in the store."""
+
+    unreferenced: int  # layers that no image, container or pull refers to
+
+
+def observe(state: Catalog, found: Found) -> tuple[Command, ...]:
+    """Turn what was *found* after a restart into ordinary commands.
+
+    An interrupted collection is still owed. One that nobody had asked for yet, when the last container of a removed
+    image was gone, is asked for now.
+    """
+    return (NoteLeft(layers=found.unreferenced),) if found.unreferenced and not state.collect else ()
 
 
 def gave_up(reason: str) -> Command:

@@ -8,18 +8,23 @@ Source: CNCF CDI SPEC.md, versions 0.3 to 1.1; CRI ContainerConfig.CDI_devices; 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from ocid.domain import yamltext
 from ocid.domain.configs import ContainerConfig
 from ocid.domain.spec.inputs import DeviceNode, ExtraMount
 from ocid.errors import InvalidRequest, Unsupported
 
 DEVICES_MAX: Final = 256  # of one container, by name
 SPEC_BYTES_MAX: Final = 4 << 20  # of one file; a node with 16 GPUs in many slices has some 500 KiB
+YAML_BYTES_MAX: Final = 1 << 20  # of one file in YAML, which takes a hundred times as long to read
+YAML_SUFFIXES: Final = (".yaml", ".yml")
+SUFFIXES: Final = (".json", *YAML_SUFFIXES)
 SPECS_MAX: Final = 512  # files in all directories
 EDITS_MAX: Final = 4096  # of one kind, for one container
 ANNOTATION_PREFIX: Final = "cdi.k8s.io/"  # of container annotations whose value is a list of devices
@@ -159,16 +164,19 @@ def registry(sources: Iterable[Source]) -> Registry:
 
 
 def parse(source: Source) -> Spec:
-    """Read one file.
+    """Read one file, in JSON or YAML by its name.
 
     Raises:
         InvalidRequest: it is no specification; the message begins with its path.
     """
     if source.content is None:
-        raise InvalidRequest(f"{source.path} is not read: only .json files of at most {SPEC_BYTES_MAX} bytes are")
+        raise InvalidRequest(f"{source.path} is not read: only files of at most {SPEC_BYTES_MAX} bytes are")
     try:
-        spec = msgspec.json.decode(source.content, type=Spec)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if source.path.endswith(YAML_SUFFIXES):
+            spec = _from_yaml(source.content)
+        else:
+            spec = msgspec.json.decode(source.content, type=Spec)
+    except (ValueError, RecursionError) as error:  # all of msgspec's are ValueErrors
         raise InvalidRequest(f"{source.path}: {error}") from None
     if _VERSION.fullmatch(spec.cdi_version) is None:
         raise InvalidRequest(f"{source.path}: cdiVersion {spec.cdi_version[:32]!r}: wanted 0.3.0 to 1.x")
@@ -180,6 +188,12 @@ def parse(source: Source) -> Spec:
     for edits in (spec.container_edits, *(device.container_edits for device in spec.devices)):
         _check(edits, source.path)
     return spec
+
+
+@functools.lru_cache(maxsize=32)
+def _from_yaml(content: bytes) -> Spec:
+    """Read a specification once, not for every container."""
+    return msgspec.convert(yamltext.decode(content, YAML_BYTES_MAX), type=Spec)
 
 
 def _check(edits: Edits, path: str) -> None:

@@ -290,12 +290,12 @@ def _wishes(annotations: Mapping[str, str]) -> dict[str, Any]:
     return wanted
 
 
-def collecting_config(network: NetworkList, plugin: Plugin, attached: Collection[str], interface: str) -> bytes:
-    """Return what *plugin* reads when it is asked to free what belongs to none of the pods *attached*.
+def collecting_config(network: NetworkList, plugin: Plugin, attached: Collection[tuple[str, str]]) -> bytes:
+    """Return what *plugin* reads when it is asked to free what is none of the attachments: pod ids with interfaces.
 
     Under the names of the specification and of the library's first versions, as libcni does.
     """
-    valid = [{"containerID": pod_id, "ifname": interface} for pod_id in sorted(attached)]
+    valid = [{"containerID": pod_id, "ifname": interface} for pod_id, interface in sorted(attached)]
     config = {**plugin.config, "cniVersion": network.version, "name": network.name}
     config |= {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
     config.pop("prevResult", None)

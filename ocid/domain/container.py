@@ -9,6 +9,7 @@ The life of a container, as ``plan`` walks it::
     remove wanted ─ (all of stop) ─ Release ─ Erase ─ removed
 
 ``Prepare`` is what CreateContainer waits for; ``Create`` then goes on by itself, and StartContainer waits for it.
+One that goes on from a checkpoint takes another way from there: see ``ocid.domain.container_restore``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import assert_never
 
 import msgspec
 
-from ocid.domain import container_update as updates
+from ocid.domain import container_restore as restores, container_update as updates
 from ocid.domain.container_effects import (  # part of this module to all who use it
     CreateEffect as CreateEffect,
+    Effect as Effect,
     Erase as Erase,
     PrepareEffect as PrepareEffect,
     Release as Release,
@@ -129,6 +131,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
 
     grace_ms: int
     now_boot_ns: int
+    plugin: str = ""  # who evicts it; "" where no plugin does
+    reason: str = ""
 
 
 class NoteExited(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,10 +179,8 @@ class NoteGaveUp(msgspec.Struct, frozen=True, kw_only=True):
 
 Command = (
     Create | NotePrepared | NoteCreated | Start | NoteStarted | Stop | NoteExited | NoteReleased | Remove | NoteErased
-    | NoteFailed | NoteLogReopened | NoteGaveUp | updates.Command
+    | NoteFailed | NoteLogReopened | NoteGaveUp | updates.Command | restores.NoteRestored
 )  # fmt: skip
-
-Effect = PrepareEffect | CreateEffect | updates.ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
 
 # --- the three functions ---------------------------------------------------------------------------------------------
 
@@ -196,8 +198,8 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
             return _decide_absent(state, command)
         case Start():
             return _decide_start(state)
-        case Stop(grace_ms=grace_ms, now_boot_ns=now_boot_ns):
-            return _decide_stop(state, grace_ms, now_boot_ns)
+        case Stop(grace_ms=grace_ms, now_boot_ns=now_boot_ns, plugin=plugin, reason=reason):
+            return _decide_stop(state, grace_ms, now_boot_ns, plugin, reason)
         case Remove(now_boot_ns=now_boot_ns):
             if state.remove_wanted and state.gave_up is None:
                 return ()
@@ -212,6 +214,8 @@ def decide(state: Container, command: Command) -> tuple[ContainerEvent, ...]:
             return () if state.ended else (exited,)
         case NotePrepared() | NoteCreated() | NoteStarted():
             return () if state.ended else _decide_made(state, command)
+        case restores.NoteRestored():
+            return () if state.ended else restores.decide(command, state.created, state.started_at_ns)
         case NoteReleased():
             return (events.Released(),) if state.ended and not state.released else ()
         case NoteErased():
@@ -238,7 +242,9 @@ def _decide_start(state: Container) -> tuple[ContainerEvent, ...]:
     return () if state.start_wanted else (events.StartRequested(),)
 
 
-def _decide_stop(state: Container, grace_ms: int, now_boot_ns: int) -> tuple[ContainerEvent, ...]:
+def _decide_stop(
+    state: Container, grace_ms: int, now_boot_ns: int, plugin: str = "", reason: str = ""
+) -> tuple[ContainerEvent, ...]:
     assert state.declared is not None
     if state.ended:
         return ()
@@ -246,7 +252,11 @@ def _decide_stop(state: Container, grace_ms: int, now_boot_ns: int) -> tuple[Con
     if state.stop is not None and state.stop.kill_at_boot_ns <= kill_at and state.gave_up is None:
         return ()
     requested = events.StopRequested(
-        grace_ms=grace_ms, kill_at_boot_ns=kill_at, signal=state.declared.stop_signal or "SIGTERM"
+        grace_ms=grace_ms,
+        kill_at_boot_ns=kill_at,
+        signal=state.declared.stop_signal or "SIGTERM",
+        plugin=plugin,
+        reason=reason,
     )
     if state.prepared is None:
         message = "stopped before it was prepared"
@@ -260,7 +270,7 @@ def _decide_failed(state: Container, note: NoteFailed) -> tuple[ContainerEvent, 
         return (failed,) if state.remove_wanted else (failed, events.RemoveRequested())
     if not state.ended and note.step == "Create":
         return (events.CreateFailed(at_ns=note.at_ns, error=note.error, message=note.message),)
-    if not state.ended and note.step == "Start":
+    if not state.ended and note.step in ("Start", "Restore"):
         return (events.StartFailed(at_ns=note.at_ns, error=note.error, message=note.message),)
     return (events.EffectFailed(step=note.step, error=note.error, message=note.message, failures=state.failures + 1),)
 
@@ -274,14 +284,14 @@ def _decide_made(state: Container, note: NotePrepared | NoteCreated | NoteStarte
             return () if state.created is not None else (events.Created(pid=pid, start_ticks=ticks),)
         case NoteStarted(at_ns=at_ns):
             return () if state.started_at_ns else (events.Started(at_ns=at_ns),)
-        case _:
-            assert_never(note)
 
 
 def _closed(state: Container) -> str:
     """Say what keeps a declared container from taking a change of its limits, "" when nothing does."""
     if state.ended or state.remove_wanted or state.prepared is None:
         return state.phase
+    if state.created is None and state.declared is not None and state.declared.restores is not None:
+        return "not restored yet"  # there is no cgroup to change
     return "stopping" if state.stop is not None else "given up" if state.gave_up is not None else ""
 
 
@@ -323,7 +333,7 @@ def evolve(state: Container, event: ContainerEvent) -> Container:
             return change(state, failures=failures, last_error=f"{step}: {message}")
         case events.LogReopened() | events.Adjusted():
             return state
-        case events.UpdateRequested() | events.Updated() | events.UpdateRefused():
+        case events.UpdateRequested() | events.UpdateAdjusted() | events.Updated() | events.UpdateRefused():
             return change(state, limits=updates.evolve(state.limits, event))
         case events.GaveUp(reason=reason):
             return change(state, gave_up=reason)
@@ -341,6 +351,8 @@ def plan(state: Container) -> Effect | None:
         return Erase(failures=state.failures) if state.remove_wanted else None
     if state.prepared is None:
         return PrepareEffect()
+    if state.created is None and state.declared.restores is not None:
+        return restores.plan(state.start_wanted, state.stop, state.failures)
     if state.created is None:
         return CreateEffect()
     pid, start_ticks = state.created.pid, state.created.start_ticks

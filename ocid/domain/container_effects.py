@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ocid.domain import container_restore as restores, container_update as updates
+
 
 class PrepareEffect(msgspec.Struct, frozen=True, kw_only=True, tag="Prepare"):
     """Mount the root file system, build and write the specification."""
@@ -45,3 +47,9 @@ class Erase(msgspec.Struct, frozen=True, kw_only=True):
     """Remove the writable layer and the bundle."""
 
     failures: int
+
+
+Effect = (
+    PrepareEffect | CreateEffect | updates.ApplyUpdate | StartEffect | Watch | Terminate | Release | Erase
+    | restores.Effect
+)  # fmt: skip

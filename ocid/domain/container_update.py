@@ -16,7 +16,7 @@ from typing import Final, assert_never
 import msgspec
 
 from ocid.domain.configs import LinuxResources
-from ocid.errors import Exhausted, WrongState
+from ocid.errors import Exhausted, OcidError, WrongState, revive
 from ocid.events import container as events
 from ocid.ids import Digest
 
@@ -24,7 +24,7 @@ WAITING_MAX: Final = 8  # changes asked for and not settled, of one container
 SETTLED_MAX: Final = 16  # outcomes kept for those who wait for them
 BRIEF_CHARS_MAX: Final = 300
 
-UpdateEvent = events.UpdateRequested | events.Updated | events.UpdateRefused
+UpdateEvent = events.UpdateRequested | events.UpdateAdjusted | events.Updated | events.UpdateRefused
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +52,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """CRI UpdateContainerResources."""
+    """CRI UpdateContainerResources, or what plugins want."""
 
     update_id: str
     change: Digest  # document: LinuxResources as JSON; what is zero stays as it is
     brief: str = ""
+    plugins: tuple[str, ...] = ()  # who wants it; none where the kubelet does
 
 
 class NoteUpdated(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,7 @@ class NoteUpdated(msgspec.Struct, frozen=True, kw_only=True):
 
     update_id: str
     limits: Digest  # document: LinuxResources as JSON, all that is in force now
+    adjusted: tuple[events.UpdateAdjusted, ...] = ()  # one, where plugins changed the change
 
 
 class NoteUpdateRefused(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +74,7 @@ class NoteUpdateRefused(msgspec.Struct, frozen=True, kw_only=True):
     update_id: str
     error: str
     message: str
+    adjusted: tuple[events.UpdateAdjusted, ...] = ()  # one, where plugins changed the change
 
 
 Command = Update | NoteUpdated | NoteUpdateRefused
@@ -82,7 +85,8 @@ class ApplyUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
     update_id: str
     change: Digest
-    in_force: Digest | None  # what it changes; None: the limits that the container was declared with
+    in_force: Digest | None  # what it changes; None: the limits that the container was made with
+    plugins: tuple[str, ...] = ()  # who wants it; they are not asked what they think of it
 
 
 def decide(limits: Limits, command: Command, container_id: str, closed: str) -> tuple[UpdateEvent, ...]:
@@ -93,7 +97,7 @@ def decide(limits: Limits, command: Command, container_id: str, closed: str) -> 
         Exhausted: too many wait.
     """
     match command:
-        case Update(update_id=update_id, change=change, brief=brief):
+        case Update(update_id=update_id, change=change, brief=brief, plugins=plugins):
             if limits.knows(update_id):
                 return ()
             if closed:
@@ -101,12 +105,13 @@ def decide(limits: Limits, command: Command, container_id: str, closed: str) -> 
             if len(limits.wanted) >= WAITING_MAX:
                 message = f"container {container_id!r} has {WAITING_MAX} changes of its limits waiting already"
                 raise Exhausted(f"{message}; try again when they are applied")
-            return (events.UpdateRequested(update_id=update_id, change=change, brief=brief),)
-        case NoteUpdated(update_id=update_id, limits=in_force):
-            return (events.Updated(update_id=update_id, limits=in_force),) if _is_due(limits, update_id) else ()
-        case NoteUpdateRefused(update_id=update_id, error=error, message=message):
+            return (events.UpdateRequested(update_id=update_id, change=change, brief=brief, plugins=plugins),)
+        case NoteUpdated(update_id=update_id, limits=in_force, adjusted=adjusted):
+            updated = events.Updated(update_id=update_id, limits=in_force)
+            return (*adjusted, updated) if _is_due(limits, update_id) else ()
+        case NoteUpdateRefused(update_id=update_id, error=error, message=message, adjusted=adjusted):
             refused = events.UpdateRefused(update_id=update_id, error=error, message=message)
-            return (refused,) if _is_due(limits, update_id) else ()
+            return (*adjusted, refused) if _is_due(limits, update_id) else ()
         case _:
             assert_never(command)
 
@@ -120,6 +125,8 @@ def evolve(limits: Limits, event: UpdateEvent) -> Limits:
     match event:
         case events.UpdateRequested():
             return msgspec.structs.replace(limits, wanted=(*limits.wanted, event))
+        case events.UpdateAdjusted():
+            return limits
         case events.Updated(update_id=update_id, limits=in_force):
             return _after(limits, Settled(update_id=update_id), in_force)
         case events.UpdateRefused(update_id=update_id, error=error, message=message):
@@ -141,7 +148,22 @@ def plan(limits: Limits) -> ApplyUpdate | None:
     if not limits.wanted:
         return None
     first = limits.wanted[0]
-    return ApplyUpdate(update_id=first.update_id, change=first.change, in_force=limits.in_force)
+    return ApplyUpdate(update_id=first.update_id, change=first.change, in_force=limits.in_force, plugins=first.plugins)
+
+
+def settled(limits: Limits, update_id: str) -> bool:
+    """Say whether it is known what became of a change."""
+    return limits.outcome(update_id) is not None
+
+
+def refusal(limits: Limits, update_id: str, container_id: str, is_now: str) -> OcidError | None:
+    """Return why a change is not in force, None when it is. *is_now* says what ended the wait for its outcome."""
+    outcome = limits.outcome(update_id)
+    if outcome is None:
+        return WrongState("container", container_id, wants="created or running", is_now=is_now)
+    if outcome.error:
+        return revive(outcome.error, f"limits of container {container_id!r}: {outcome.message}")
+    return None
 
 
 def brief(resources: LinuxResources) -> str:

@@ -126,6 +126,19 @@ def parse(raw: bytes, media_type: str = "") -> Manifest | Index:
     )
 
 
+def annotation(raw: bytes, names: Sequence[str]) -> str:
+    """Return a manifest's first annotation of these *names*, "" when it has none of them.
+
+    Raises:
+        EffectFailed: the manifest is no JSON object.
+    """
+    annotations = _object(raw, "image manifest").get("annotations")
+    if not isinstance(annotations, dict):
+        return ""
+    values = (annotations.get(name) for name in names)
+    return next((value[:1024] for value in values if isinstance(value, str) and value), "")
+
+
 def _object(raw: bytes, what: str) -> dict[str, object]:
     if len(raw) > MANIFEST_BYTES_MAX:
         raise Exhausted(f"{what} has {len(raw)} bytes, the limit is {MANIFEST_BYTES_MAX}")

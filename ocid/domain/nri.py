@@ -153,6 +153,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     file_mode: int | None = None
     uid: int | None = None
     gid: int | None = None
+    access: str = "rwm"  # what the device cgroup allows
 
 
 class Rlimit(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +162,15 @@ class Rlimit(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     hard: int
     soft: int
+
+
+class Rdt(msgspec.Struct, frozen=True, kw_only=True):
+    """OCI linux.intelRdt; what is None is not said."""
+
+    clos_id: str | None = None
+    schemata: tuple[str, ...] | None = None
+    monitoring: bool | None = None
+    removed: bool = False  # what was there before goes first
 
 
 class Adjustment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -181,6 +191,10 @@ class Adjustment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seccomp: dict[str, Any] | None = None  # OCI linux.seccomp
     namespaces: tuple[tuple[str, str], ...] = ()  # (type, path)
     sysctl: dict[str, str] = {}
+    cdi_devices: tuple[str, ...] = ()  # qualified names
+    rdt: Rdt | None = None
+    io_priority: dict[str, Any] | None = None  # OCI process.ioPriority; {}: none
+    scheduler: dict[str, Any] | None = None  # OCI process.scheduler; {}: none
     refused: tuple[str, ...] = ()  # what the plugin set and this build cannot do, in words
 
 
@@ -190,6 +204,15 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     container_id: str
     resources: Resources
     ignore_failure: bool = False
+    plugins: tuple[str, ...] = ()  # who wants it, in the order in which they were asked
+
+
+class Eviction(msgspec.Struct, frozen=True, kw_only=True):
+    """A container that a plugin wants to be ended."""
+
+    container_id: str
+    reason: str = ""
+    plugin: str = ""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -204,6 +227,14 @@ class Adjusted(msgspec.Struct, frozen=True, kw_only=True):
     """What all plugins together made of a container."""
 
     spec: Mapping[str, Any]
+    changes: tuple[Change, ...] = ()
+    cdi_devices: tuple[str, ...] = ()  # which the specification does not have yet
+
+
+class Updated(msgspec.Struct, frozen=True, kw_only=True):
+    """What all plugins together made of a change of a container's resources."""
+
+    resources: Resources
     changes: tuple[Change, ...] = ()
 
 
@@ -223,6 +254,10 @@ def combined(first: Adjustment, second: Adjustment) -> Adjustment:
         seccomp=second.seccomp or first.seccomp,
         namespaces=first.namespaces + second.namespaces,
         sysctl={**first.sysctl, **second.sysctl},
+        cdi_devices=first.cdi_devices + second.cdi_devices,
+        rdt=second.rdt or first.rdt,
+        io_priority=first.io_priority if second.io_priority is None else second.io_priority,
+        scheduler=first.scheduler if second.scheduler is None else second.scheduler,
     )
 
 

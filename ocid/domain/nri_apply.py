@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ocid.domain.nri import Adjustment, Device, DeviceRule, Hook, Resources
+from ocid.domain.nri import Adjustment, Device, DeviceRule, Hook, Rdt, Resources
 from ocid.domain.nri_owners import Owners
 from ocid.errors import InvalidRequest, Unsupported
 
@@ -60,6 +60,15 @@ def adjust(spec: Spec, wanted: Adjustment, plugin: str, owners: Owners) -> dict[
     if wanted.oom_score_adj is not None:
         claims.set("oom score")
         process["oomScoreAdj"] = wanted.oom_score_adj
+    for name, field, value in (
+        ("ioPriority", "io priority", wanted.io_priority),
+        ("scheduler", "scheduler", wanted.scheduler),
+    ):
+        if value is not None:
+            claims.set(field)
+            process = {key: one for key, one in process.items() if key != name} | ({name: value} if value else {})
+    for device in wanted.cdi_devices:
+        claims.set("cdi devices", device)
     changed: dict[str, Any] = {
         **spec,
         "process": process,
@@ -204,7 +213,11 @@ def _linux(old: Spec, wanted: Adjustment, claims: _Claims) -> dict[str, Any]:
         linux["sysctl"] = _pairs("sysctl", linux.get("sysctl", {}), wanted.sysctl, claims)
     if wanted.namespaces:
         linux["namespaces"] = _namespaces(linux.get("namespaces", ()), wanted.namespaces, claims)
+    if wanted.rdt is not None:
+        linux = _rdt(linux, wanted.rdt, claims)
     if wanted.seccomp is not None:
+        if "defaultAction" not in wanted.seccomp:
+            raise InvalidRequest(f"plugin {claims.plugin}: a seccomp policy has no default action")
         claims.set("seccomp")
         linux["seccomp"] = wanted.seccomp
     propagations = {option for mount in wanted.mounts for option in mount.options}
@@ -212,6 +225,21 @@ def _linux(old: Spec, wanted: Adjustment, claims: _Claims) -> dict[str, Any]:
         if options & propagations and linux.get("rootfsPropagation") != "rshared":
             linux["rootfsPropagation"] = propagation  # as for mounts of the kubelet: they cannot exceed the root's
     return linux
+
+
+def _rdt(linux: Spec, wanted: Rdt, claims: _Claims) -> dict[str, Any]:
+    rdt = {} if wanted.removed else dict(linux.get("intelRdt", {}))
+    for field, name, value in (
+        ("rdt class", "closID", wanted.clos_id),
+        ("rdt schemata", "schemata", wanted.schemata),
+        ("rdt monitoring", "enableMonitoring", wanted.monitoring),
+    ):
+        if wanted.removed:
+            claims.removed(field)
+        if value is not None:
+            claims.set(field)
+            rdt[name] = list(value) if isinstance(value, tuple) else value
+    return {key: one for key, one in linux.items() if key != "intelRdt"} | ({"intelRdt": rdt} if rdt else {})
 
 
 def _namespaces(old: Sequence[Spec], wanted: Sequence[tuple[str, str]], claims: _Claims) -> list[dict[str, str]]:
@@ -243,7 +271,8 @@ def _devices(
         nodes.append(node | {name: value for name, value in optional.items() if value is not None})
         if device.kind != "p":
             kind = "c" if device.kind == "u" else device.kind
-            rules.append({"allow": True, "type": kind, "major": device.major, "minor": device.minor, "access": "rwm"})
+            numbers = {"major": device.major, "minor": device.minor}
+            rules.append({"allow": True, "type": kind, **numbers, "access": device.access})
     return nodes, rules
 
 

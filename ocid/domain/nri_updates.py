@@ -8,8 +8,9 @@ import msgspec
 
 from ocid.domain.nri import Change, Resources, Update, overlaid
 from ocid.domain.nri_apply import changed_resources
+from ocid.domain.nri_limits import check_changeable
 from ocid.domain.nri_owners import Owners
-from ocid.errors import AlreadyExists, Unsupported
+from ocid.errors import AlreadyExists, InvalidRequest, Unsupported
 
 
 class Updates:
@@ -24,12 +25,13 @@ class Updates:
 
         Raises:
             AlreadyExists: it sets what a plugin before it has set, and says that this must not fail.
-            Unsupported: it sets something that this build cannot do, and says that this must not fail.
+            Unsupported: it sets something that cannot change, and says that this must not fail.
+            InvalidRequest: it sets something that means nothing, and says that this must not fail.
         """
         for update in updates:
             try:
                 self._take(update, plugin)
-            except (AlreadyExists, Unsupported):
+            except (AlreadyExists, InvalidRequest, Unsupported):
                 if not update.ignore_failure:
                     raise
 
@@ -49,15 +51,18 @@ class Updates:
 
     def _take(self, update: Update, plugin: str) -> None:
         wanted = update.resources
-        if wanted.blockio_class is not None or wanted.rdt_class is not None:
-            raise Unsupported(f"plugin {plugin}: block I/O and RDT classes cannot be set by this build")
+        check_changeable(wanted, plugin)
         owners = self._owners.setdefault(update.container_id, Owners(update.container_id))
         changed_resources({}, wanted, lambda field, key: owners.claim(plugin, field, key))
         before = self._wanted.get(update.container_id)
+        update = msgspec.structs.replace(update, plugins=(plugin,))
         if before is not None:
             both = overlaid(before.resources, wanted)
             assert both is not None, "both are there"
             update = msgspec.structs.replace(
-                update, resources=both, ignore_failure=before.ignore_failure and update.ignore_failure
+                update,
+                resources=both,
+                ignore_failure=before.ignore_failure and update.ignore_failure,
+                plugins=tuple(dict.fromkeys((*before.plugins, plugin))),
             )
         self._wanted[update.container_id] = update

@@ -40,6 +40,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     declared: events.Declared | None = None
     prepared: bool = False
     attached: events.NetworkAttached | None = None
+    further: tuple[events.FurtherNetworkAttached, ...] = ()  # in the order of their attaching
     pause: events.PauseStarted | None = None
     announced: bool = False
     ready: bool = False
@@ -103,6 +104,7 @@ class NoteAttached(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     via: str
     result: Digest | None = None
+    further: tuple[events.FurtherNetworkAttached, ...] = ()
 
 
 class NotePaused(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,6 +248,7 @@ def _decide_failed(state: Pod, note: NoteFailed) -> tuple[PodEvent, ...]:
 
 def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused | NoteAnnounced) -> tuple[PodEvent, ...]:
     made: PodEvent
+    further: tuple[PodEvent, ...] = ()
     match note:
         case NotePrepared():
             if state.prepared:
@@ -254,7 +257,7 @@ def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused | No
         case NoteAttached(addresses=addresses, via=via, result=result):
             if state.attached is not None:
                 return ()
-            made = events.NetworkAttached(addresses=addresses, via=via, result=result)
+            made, further = events.NetworkAttached(addresses=addresses, via=via, result=result), note.further
         case NotePaused(pid=pid, start_ticks=start_ticks):
             if state.pause is not None:
                 return ()
@@ -266,7 +269,7 @@ def _decide_made(state: Pod, note: NotePrepared | NoteAttached | NotePaused | No
         case _:
             assert_never(note)
     after = evolve(state, made)
-    return (made, events.Ready()) if not isinstance(plan(after), MAKING) else (made,)
+    return (made, *further, events.Ready()) if not isinstance(plan(after), MAKING) else (made, *further)
 
 
 def evolve(state: Pod, event: PodEvent) -> Pod:
@@ -279,6 +282,8 @@ def evolve(state: Pod, event: PodEvent) -> Pod:
             return change(state, prepared=True)
         case events.NetworkAttached():
             return change(state, attached=event)
+        case events.FurtherNetworkAttached():
+            return change(state, further=(*state.further, event))
         case events.PauseStarted():
             return change(state, pause=event)
         case events.Announced():

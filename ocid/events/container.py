@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from ocid.events.base import Event, enter
 from ocid.ids import ContainerId, Digest, ImageId, PodId
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The container checkpoint that a container goes on from."""
+
+    digest: Digest  # of the archive's bytes; of an image, its manifest (document)
+    archive: str = ""  # absolute path; "" where it is an image
+    name: str = ""  # of the container that was checkpointed, as the checkpoint says
 
 
 class Declared(Event, frozen=True, kw_only=True):
@@ -28,6 +38,7 @@ class Declared(Event, frozen=True, kw_only=True):
     writable: str  # directory of the writable layer
     cgroup: str  # OCI linux.cgroupsPath
     stop_signal: str = ""  # by name; "" is SIGTERM
+    restores: Origin | None = None  # None: it begins anew
 
 
 class Prepared(Event, frozen=True, kw_only=True):
@@ -104,6 +115,8 @@ class StopRequested(Event, frozen=True, kw_only=True):
     grace_ms: int  # CRI StopContainerRequest.timeout; 0 kills at once
     kill_at_boot_ns: int  # CLOCK_BOOTTIME after which SIGKILL is due
     signal: str
+    plugin: str = ""  # who evicts it, "10-name"; "" where no plugin does
+    reason: str = ""  # of the eviction, in the plugin's words
 
 
 class Exited(Event, frozen=True, kw_only=True):
@@ -113,7 +126,7 @@ class Exited(Event, frozen=True, kw_only=True):
     at_ns: int
     exit_code: int  # 0-255; 128 + signal number when killed by a signal; 255 when nobody knows it
     oom_killed: bool = False
-    source: str  # "monitor" (its exit file), "kernel" (the monitor was lost), "reboot", or "unknown"
+    source: str  # "monitor" (its exit file), "kernel" (the monitor was lost), "reboot", "unstarted", or "unknown"
 
 
 class Released(Event, frozen=True, kw_only=True):
@@ -151,12 +164,25 @@ class LogReopened(Event, frozen=True, kw_only=True):
 
 
 class UpdateRequested(Event, frozen=True, kw_only=True):
-    """UpdateContainerResources was called. What the change leaves at zero stays as it is."""
+    """UpdateContainerResources was called, or plugins want it. What the change leaves at zero stays as it is."""
 
     TYPE: ClassVar[str] = "container.update_requested"
     update_id: str
     change: Digest  # document: LinuxResources as JSON
     brief: str = ""  # of the change, for reading
+    plugins: tuple[str, ...] = ()  # who wants it, at most 16; none where the kubelet does
+
+
+class UpdateAdjusted(Event, frozen=True, kw_only=True):
+    """Plugins made another change of the one asked for; what follows tells what became of it."""
+
+    TYPE: ClassVar[str] = "container.update_adjusted"
+    update_id: str
+    plugins: tuple[str, ...]  # who, in the order in which they were asked; at most 16
+    count: int  # how many things they changed
+    changes: Digest  # document: which plugin set what, as JSON
+    change: Digest  # document: the change as they want it, LinuxResources as JSON
+    brief: str = ""  # of the change as they want it, for reading
 
 
 class Updated(Event, frozen=True, kw_only=True):
@@ -186,11 +212,11 @@ class GaveUp(Event, frozen=True, kw_only=True):
 ContainerEvent = (
     Declared | Adjusted | Prepared | PrepareFailed | Created | CreateFailed | StartRequested | Started | StartFailed
     | StopRequested | Exited | Released | RemoveRequested | Removed | EffectFailed | LogReopened | GaveUp
-    | UpdateRequested | Updated | UpdateRefused
+    | UpdateRequested | UpdateAdjusted | Updated | UpdateRefused
 )  # fmt: skip
 
 enter(
     Declared, Adjusted, Prepared, PrepareFailed, Created, CreateFailed, StartRequested, Started, StartFailed,
     StopRequested, Exited, Released, RemoveRequested, Removed, EffectFailed, LogReopened, GaveUp,
-    UpdateRequested, Updated, UpdateRefused,
+    UpdateRequested, UpdateAdjusted, Updated, UpdateRefused,
 )  # fmt: skip

@@ -17,6 +17,7 @@ class Requested(Event, frozen=True, kw_only=True):
     argv: Digest  # document: the command after redaction, a JSON list of strings
     argv_brief: str  # the same as one line, cut to 200 characters
     timeout_s: int  # 0 for none
+    audit_hints: tuple[str, ...] = ()  # "NAME=value" in the command; a client's claim of its API request, no proof
 
 
 class Finished(Event, frozen=True, kw_only=True):

@@ -91,6 +91,13 @@ class ImageReleased(Event, frozen=True, kw_only=True):
     image_id: ImageId
 
 
+class LayersLeft(Event, frozen=True, kw_only=True):
+    """A start found layers that nothing refers to: the daemon had died before it could have them collected."""
+
+    TYPE: ClassVar[str] = "image.layers_left"
+    layers: int
+
+
 class LayersCollected(Event, frozen=True, kw_only=True):
     """Layers that nothing referred to were removed after an image had gone."""
 
@@ -99,9 +106,9 @@ class LayersCollected(Event, frozen=True, kw_only=True):
 
 
 PullEvent = PullRequested | PullResolved | PullLayersReady | PullCompleted | PullFailed | PullAbandoned
-CatalogEvent = ImageAdded | ImageNamed | ImageRemoved | ImageReleased | LayersCollected
+CatalogEvent = ImageAdded | ImageNamed | ImageRemoved | ImageReleased | LayersLeft | LayersCollected
 
 enter(
     PullRequested, PullResolved, PullLayersReady, PullCompleted, PullFailed, PullAbandoned,
-    ImageAdded, ImageNamed, ImageRemoved, ImageReleased, LayersCollected,
+    ImageAdded, ImageNamed, ImageRemoved, ImageReleased, LayersLeft, LayersCollected,
 )  # fmt: skip

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from ocid.events.base import Event, enter
 from ocid.ids import Digest, PodId
+
+
+class FurtherNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A network beside the first one, that the pod will be attached to."""
+
+    name: str
+    interface: str  # in the pod
 
 
 class Declared(Event, frozen=True, kw_only=True):
@@ -32,6 +41,7 @@ class Declared(Event, frozen=True, kw_only=True):
     selinux_level: str = ""  # chosen for this pod, as "s0:c1,c2"; "" where there is no SELinux, or the request has one
     userns: str = ""  # path of the pinned user namespace, which owns the pod's others; "" for the host's
     plugins: bool = False  # the node's plugins are told of it before it is ready
+    networks: tuple[FurtherNetwork, ...] = ()  # beside the first one, in the order of their attaching; CNI only
 
 
 class Prepared(Event, frozen=True, kw_only=True):
@@ -46,6 +56,16 @@ class NetworkAttached(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "pod.network_attached"
     addresses: tuple[str, ...]  # without prefix length, the primary one first
     via: str  # "bridge", or "cni:<network name>"
+    result: Digest | None = None  # document: the CNI result as JSON
+
+
+class FurtherNetworkAttached(Event, frozen=True, kw_only=True):
+    """The pod has an interface in a further network. Its addresses are no pod addresses: the kubelet hears of none."""
+
+    TYPE: ClassVar[str] = "pod.further_network_attached"
+    network: str
+    interface: str
+    addresses: tuple[str, ...]  # without prefix length
     result: Digest | None = None  # document: the CNI result as JSON
 
 
@@ -151,10 +171,11 @@ class GaveUp(Event, frozen=True, kw_only=True):
 PodEvent = (
     Declared | Prepared | NetworkAttached | PauseStarted | Announced | Ready | Failed | Lost | StopRequested
     | ContainersStopped | NetworkDetached | Stopped | RemoveRequested | Removed | EffectFailed | GaveUp
-    | ResourcesUpdated
+    | ResourcesUpdated | FurtherNetworkAttached
 )  # fmt: skip
 
 enter(
     Declared, Prepared, NetworkAttached, PauseStarted, Announced, Ready, Failed, Lost, StopRequested,
     ContainersStopped, NetworkDetached, Stopped, RemoveRequested, Removed, EffectFailed, GaveUp, ResourcesUpdated,
+    FurtherNetworkAttached,
 )  # fmt: skip

@@ -35,6 +35,7 @@ class Requested(Event, frozen=True, kw_only=True):
     stderr: bool = False
     tty: bool = False
     ports: tuple[int, ...] = ()  # () leaves them to the client
+    audit_hints: tuple[str, ...] = ()  # "NAME=value" in the command; a client's claim of its API request, no proof
 
 
 class Opened(Event, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+import msgspec
 import trio
 from google.protobuf.message import Message
 
@@ -91,7 +92,7 @@ class Plugin:
             answer = await self._call("Synchronize", request, pb.SynchronizeResponse)
             if request.more and (answer.update or not answer.more):
                 raise EffectFailed(f"plugin {self.name} cannot take what lives on this node in parts")
-        return wanted.updates(answer.update)
+        return tuple(msgspec.structs.replace(one, plugins=(self.name,)) for one in wanted.updates(answer.update))
 
     async def ask(self, method: str, request: Message, make: Callable[[], M]) -> M | None:
         """Make one call; None when the plugin is lost, which is its own fault: the work goes on without it.

@@ -18,11 +18,23 @@ from google.protobuf.message import Message
 
 from ocid import __version__
 from ocid.config import Nri
-from ocid.domain.nri import Adjusted, Adjustment, ContainerFacts, Event, PodFacts, Resources, Update, combined
+from ocid.domain.nri import (
+    Adjusted,
+    Adjustment,
+    ContainerFacts,
+    Event,
+    Eviction,
+    PodFacts,
+    Resources,
+    Update,
+    Updated,
+    combined,
+    overlaid,
+)
 from ocid.domain.nri_apply import adjust
 from ocid.domain.nri_owners import Owners
 from ocid.domain.nri_updates import Updates
-from ocid.errors import EffectFailed, InvalidRequest, OcidError, Unsupported
+from ocid.errors import EffectFailed, Exhausted, InvalidRequest, OcidError, WrongState
 from ocid.nri import told, ttrpc, wanted
 from ocid.nri.connection import Connection, Lost, Unserved
 from ocid.nri.plugin import Plugin
@@ -33,6 +45,7 @@ from ocid.ports.plugins import Inventory, Node, NoPlugins, Plugins
 log = logging.getLogger("ocid.nri")
 
 RUNTIME_SERVICE = "nri.pkg.api.v1alpha1.Runtime"
+REQUESTED_MAX = 4096  # updates and evictions in one call of a plugin
 SHUTDOWN_S = 2.0  # for all plugins together to take leave
 _METHODS: dict[Event, tuple[str, Callable[..., Message], Callable[[], Message]]] = {
     Event.RUN_POD_SANDBOX: ("RunPodSandbox", pb.RunPodSandboxRequest, pb.RunPodSandboxResponse),
@@ -100,6 +113,7 @@ class NriPlugins:
 
     async def adjust(self, pod: PodFacts, container: ContainerFacts) -> Adjusted:
         owners, updates, together = Owners(container.container_id), Updates(), Adjustment()
+        evictions: list[Eviction] = []
         spec, pristine = container.spec, container
         await self._opened.wait()
         async with self._relay:
@@ -110,31 +124,39 @@ class NriPlugins:
                 answer = await plugin.ask("CreateContainer", request, pb.CreateContainerResponse)
                 if answer is None:
                     continue
-                if answer.evict:
-                    raise Unsupported(f"plugin {plugin.name} wants to evict containers, which this build cannot do")
                 one = wanted.adjustment(answer.adjust)
                 spec = adjust(spec, one, plugin.name, owners)
-                if any(update.container_id == container.container_id for update in answer.update):
-                    raise InvalidRequest(f"plugin {plugin.name} wants an update of the container that is being made")
+                named = [*(one.container_id for one in answer.update), *(one.container_id for one in answer.evict)]
+                if container.container_id in named:
+                    raise InvalidRequest(
+                        f"plugin {plugin.name} wants to update or evict the container that is being made"
+                    )
                 updates.take(wanted.updates(answer.update), plugin.name)
+                evictions.extend(wanted.evictions(answer.evict, plugin.name))
                 together = combined(together, one)
                 container = msgspec.structs.replace(container, spec=spec)
-            made = Adjusted(spec=spec, changes=owners.changes())
+            made = Adjusted(spec=spec, changes=owners.changes(), cdi_devices=together.cdi_devices)
             await self._validate(pod, pristine, together, made, updates, asked)
             self._young[container.container_id] = container
-        await self._carry_out(updates.all())
+        await self._evict(evictions, wait=True)  # what lives never waits for what is being made: no circle
+        await self._carry_out(updates.all(), wait=True)
         return made
 
-    async def update(self, pod: PodFacts, container: ContainerFacts, wanted_resources: Resources) -> Resources:
-        updates, request = Updates(), pb.UpdateContainerRequest(pod=told.pod(pod), container=told.container(container))
+    async def update(self, pod: PodFacts, container: ContainerFacts, wanted_resources: Resources) -> Updated:
+        updates, evictions, name = Updates(), list[Eviction](), container.container_id
+        request = pb.UpdateContainerRequest(pod=told.pod(pod), container=told.container(container))
         request.linux_resources.CopyFrom(told.resources(wanted_resources))
         async with self._relay:
             for plugin in self._listening(Event.UPDATE_CONTAINER):
                 answer = await plugin.ask("UpdateContainer", request, pb.UpdateContainerResponse)
                 if answer is not None:
                     updates.take(wanted.updates(answer.update), plugin.name)
-        await self._carry_out(one for one in updates.all() if one.container_id != container.container_id)
-        return updates.of(container.container_id) or wanted_resources
+                    evictions.extend(wanted.evictions(answer.evict, plugin.name))
+        await self._evict(evictions, wait=False)  # two that live must not wait for each other
+        await self._carry_out((one for one in updates.all() if one.container_id != name), wait=False)
+        resources = overlaid(wanted_resources, updates.of(name))
+        assert resources is not None, "the first is there"
+        return Updated(resources=resources, changes=updates.changes(name))
 
     def settled(self, name: str) -> bool:
         pod, container = self._young_pods.pop(name, None), self._young.pop(name, None)
@@ -148,7 +170,7 @@ class NriPlugins:
                 answer = await plugin.ask("StopContainer", request, pb.StopContainerResponse)
                 if answer is not None:
                     updates.take(wanted.updates(answer.update), plugin.name)
-        await self._carry_out(updates.all())
+        await self._carry_out(updates.all(), wait=False)
 
     async def _validate(
         self,
@@ -183,18 +205,30 @@ class NriPlugins:
     def _listening(self, event: Event) -> list[Plugin]:
         return [plugin for plugin in self._plugins if plugin.wants(event)]
 
-    async def _carry_out(self, updates: Iterable[Update]) -> list[str]:
-        """Change other containers as plugins want; return those where it failed and should not have."""
+    async def _carry_out(self, updates: Iterable[Update], *, wait: bool) -> list[str]:
+        """Change other containers as plugins want; return those where it failed and should not have.
+
+        Without *wait* only what is refused at once counts; what fails later is in the log.
+        """
         failed: list[str] = []
         for update in updates:
             try:
                 assert self._node is not None, "plugins are connected"
-                await self._node.update(update)
+                await self._node.update(update, wait=wait)
             except OcidError as error:
                 log.warning("an update of container %s that a plugin wants: %s", update.container_id, error.message)
                 if not update.ignore_failure:
                     failed.append(update.container_id)
         return failed
+
+    async def _evict(self, evictions: Iterable[Eviction], *, wait: bool) -> None:
+        """End containers as plugins want. What fails is said in the daemon's log: NRI has no answer for it."""
+        for eviction in evictions:
+            try:
+                assert self._node is not None, "plugins are connected"
+                await self._node.evict(eviction, wait=wait)
+            except OcidError as error:
+                log.warning("an eviction that plugin %s wants: %s", eviction.plugin, error.message)
 
     # --- for plugins -------------------------------------------------------------------------------------------------
 
@@ -251,7 +285,7 @@ class NriPlugins:
             self._plugins.sort(key=lambda one: one.index)  # stable: of equals, the first to come is asked first
         log.info("plugin %s (NRI %s) listens", plugin.name, plugin.version or "of unknown version")
         await node.joined(plugin.name, plugin.pid, plugin.events)
-        await self._carry_out(updates)
+        await self._carry_out(updates, wait=False)
 
     def _inventory(self, node: Node) -> Inventory:
         known = node.inventory()
@@ -272,9 +306,13 @@ class NriPlugins:
             return pb.Empty()
         if method == "UpdateContainers":
             request = ttrpc.parse(pb.UpdateContainersRequest, payload)
-            if request.evict:
-                raise Unsupported("containers cannot be evicted by plugins in this build")
-            failed = await self._carry_out(wanted.updates(request.update))
+            if len(request.update) + len(request.evict) > REQUESTED_MAX:
+                raise Exhausted(f"plugin {plugin.name} asks for more than {REQUESTED_MAX} changes at once")
+            if plugin not in self._plugins:
+                raise WrongState("plugin", plugin.name, wants="synchronized", is_now="new")
+            await self._evict(wanted.evictions(request.evict, plugin.name), wait=True)
+            updates = (msgspec.structs.replace(one, plugins=(plugin.name,)) for one in wanted.updates(request.update))
+            failed = await self._carry_out(updates, wait=True)
             return pb.UpdateContainersResponse(failed=[one for one in request.update if one.container_id in failed])
         raise Unserved(method)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from ocid.domain.nri import Adjustment, Change, ContainerFacts, Device, Hook, PodFacts, Resources
+from ocid.domain.nri import Adjustment, Change, ContainerFacts, Device, Hook, PodFacts, Rdt, Resources
 from ocid.domain.nri_apply import HOOKS, resources_of
 from ocid.errors import InvalidRequest
 from ocid.nri.stubs import nri_pb2 as pb
@@ -47,6 +47,12 @@ FIELDS: Final = {  # what a Change calls it → nri Field
     "pids limit": pb.PidsLimit,
     "huge pages": pb.HugepageLimits,
     "unified": pb.CgroupsUnified,
+    "cdi devices": pb.CdiDevices,
+    "rdt class": pb.RdtClosID,
+    "rdt schemata": pb.RdtSchemata,
+    "rdt monitoring": pb.RdtEnableMonitoring,
+    "io priority": pb.IoPriority,
+    "scheduler": pb.LinuxSched,
     "oom score": pb.OomScoreAdj,
     "rlimits": pb.Rlimits,
     "seccomp": pb.SeccompPolicy,
@@ -163,8 +169,12 @@ def adjustment(wanted: Adjustment) -> pb.ContainerAdjustment:
         seccomp_policy=None if wanted.seccomp is None else _seccomp(wanted.seccomp),
         namespaces=[pb.LinuxNamespace(type=kind, path=path) for kind, path in wanted.namespaces],
         sysctl=wanted.sysctl,
+        io_priority=_io_priority(wanted.io_priority),
+        scheduler=_scheduler(wanted.scheduler),
+        rdt=None if wanted.rdt is None else _rdt(wanted.rdt),
     )
     return pb.ContainerAdjustment(
+        CDI_devices=[pb.CDIDevice(name=name) for name in wanted.cdi_devices],
         annotations=wanted.annotations,
         mounts=[
             pb.Mount(destination=one.destination, type=one.kind, source=one.source, options=one.options)
@@ -207,6 +217,39 @@ def _linux(spec: Spec, process: Spec) -> pb.LinuxContainer:
         cgroups_path=spec.get("cgroupsPath", ""),
         seccomp_policy=_seccomp(spec["seccomp"]) if "seccomp" in spec else None,
         sysctl=spec.get("sysctl", {}),
+        io_priority=_io_priority(process.get("ioPriority")),
+        scheduler=_scheduler(process.get("scheduler")),
+        rdt=_rdt_of(spec["intelRdt"]) if "intelRdt" in spec else None,
+    )
+
+
+def _io_priority(spec: Spec | None) -> pb.LinuxIOPriority | None:
+    if spec is None:
+        return None
+    return pb.LinuxIOPriority(**{**spec, "class": spec.get("class", "IOPRIO_CLASS_NONE")})
+
+
+def _scheduler(spec: Spec | None) -> pb.LinuxScheduler | None:
+    return None if spec is None else pb.LinuxScheduler(**{**spec, "policy": spec.get("policy", "SCHED_NONE")})
+
+
+def _rdt_of(spec: Spec) -> pb.LinuxRdt:
+    schemata = spec.get("schemata")
+    return _rdt(
+        Rdt(
+            clos_id=spec.get("closID"),
+            schemata=None if schemata is None else tuple(schemata),
+            monitoring=spec.get("enableMonitoring"),
+        )
+    )
+
+
+def _rdt(rdt: Rdt) -> pb.LinuxRdt:
+    return pb.LinuxRdt(
+        clos_id=None if rdt.clos_id is None else pb.OptionalString(value=rdt.clos_id),
+        schemata=None if rdt.schemata is None else pb.OptionalRepeatedString(value=rdt.schemata),
+        enable_monitoring=_bool(rdt.monitoring),
+        remove=rdt.removed,
     )
 
 

@@ -35,6 +35,10 @@ def adjustment(message: pb.ContainerAdjustment) -> nri.Adjustment:
         seccomp=_seccomp(linux.seccomp_policy) if linux.HasField("seccomp_policy") else None,
         namespaces=tuple((one.type, one.path) for one in linux.namespaces),
         sysctl=dict(linux.sysctl),
+        cdi_devices=tuple(one.name for one in message.CDI_devices),
+        rdt=_rdt(linux),
+        io_priority=_io_priority(linux.io_priority) if linux.HasField("io_priority") else None,
+        scheduler=_scheduler(linux.scheduler) if linux.HasField("scheduler") else None,
         refused=tuple(_refused(message)),
     )
 
@@ -49,6 +53,11 @@ def updates(messages: Iterable[pb.ContainerUpdate]) -> tuple[nri.Update, ...]:
         )
         for one in messages
     )
+
+
+def evictions(messages: Iterable[pb.ContainerEviction], plugin: str) -> tuple[nri.Eviction, ...]:
+    """Which containers *plugin* wants to be ended."""
+    return tuple(nri.Eviction(container_id=one.container_id, reason=one.reason, plugin=plugin) for one in messages)
 
 
 def resources(message: pb.LinuxResources) -> nri.Resources:
@@ -91,19 +100,60 @@ def resources(message: pb.LinuxResources) -> nri.Resources:
 def _refused(message: pb.ContainerAdjustment) -> Iterable[str]:
     """Name what is set and cannot be done; OCI runtimes would take some of it and do nothing."""
     linux = message.linux
-    if message.CDI_devices:
-        yield f"the CDI device {message.CDI_devices[0].name[:64]!r}"
     if linux.cgroups_path:
         yield f"the cgroup {linux.cgroups_path[:64]!r}"
-    for name in ("io_priority", "scheduler", "rdt", "memory_policy"):
-        if linux.HasField(name):
-            yield name.replace("_", " ")
+    numbers = [("I/O priority class", linux.io_priority, "class"), ("scheduler policy", linux.scheduler, "policy")]
+    for words, part, field in numbers:
+        if not _name(part, field):
+            yield f"{words} {getattr(part, field)}"
+    if any(one not in pb.LinuxSchedulerFlag.DESCRIPTOR.values_by_number for one in linux.scheduler.flags):
+        yield "an unknown scheduler flag"
+    if linux.HasField("memory_policy"):
+        yield "memory policy"
     if linux.net_devices:
         yield "network devices"
     if linux.resources.HasField("blockio_class"):
         yield "a block I/O class"
-    if linux.resources.HasField("rdt_class"):
-        yield "an RDT class"
+
+
+def _rdt(linux: pb.LinuxContainerAdjustment) -> nri.Rdt | None:
+    """The class has two places; that among the resources is the older one."""
+    wanted, older = linux.rdt, _value(linux.resources, "rdt_class")
+    if not linux.HasField("rdt"):
+        return None if older is None else nri.Rdt(clos_id=older)
+    clos_id = _value(wanted, "clos_id")
+    return nri.Rdt(
+        clos_id=older if clos_id is None else clos_id,
+        schemata=tuple(wanted.schemata.value) if wanted.HasField("schemata") else None,
+        monitoring=_value(wanted, "enable_monitoring"),
+        removed=wanted.remove,
+    )
+
+
+def _io_priority(message: pb.LinuxIOPriority) -> dict[str, Any]:
+    if getattr(message, "class") == pb.IOPRIO_CLASS_NONE:
+        return {}
+    return {"class": _name(message, "class"), "priority": message.priority}
+
+
+def _scheduler(message: pb.LinuxScheduler) -> dict[str, Any]:
+    """OCI process.scheduler; what is zero is left out."""
+    if message.policy == pb.SCHED_NONE:
+        return {}
+    numbers = {name: getattr(message, name) for name in ("nice", "priority", "runtime", "deadline", "period")}
+    made: dict[str, Any] = {"policy": _name(message, "policy"), **{k: v for k, v in numbers.items() if v}}
+    names = pb.LinuxSchedulerFlag.DESCRIPTOR.values_by_number
+    if message.flags:
+        made["flags"] = [names[one].name for one in message.flags if one in names]
+    return made
+
+
+def _name(message: Message, field: str) -> str:
+    """Return an enum's name, "" where its number has none."""
+    number = getattr(message, field)
+    kind = message.DESCRIPTOR.fields_by_name[field].enum_type
+    names = {} if kind is None else kind.values_by_number
+    return names[number].name if number in names else ""
 
 
 def _value(message: Message, name: str) -> Any:

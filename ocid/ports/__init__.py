@@ -33,7 +33,16 @@ from ocid.ports.images import (
     StoreUsage,
 )
 from ocid.ports.log import Clock, Journal, Secrets, Signer, Signers, TreeJournal
-from ocid.ports.pods import Attachment, Exit, Network, NetworkOrder, Process, Sandboxes, SandboxOrder
+from ocid.ports.pods import (
+    Attachment,
+    Exit,
+    FurtherAttachment,
+    Network,
+    NetworkOrder,
+    Process,
+    Sandboxes,
+    SandboxOrder,
+)
 from ocid.ports.usage import Usage
 
 __all__ = [
@@ -46,6 +55,7 @@ __all__ = [
     "ExecProcess",
     "ExecResult",
     "Exit",
+    "FurtherAttachment",
     "HandlerFeatures",
     "HostFiles",
     "ImageFacts",

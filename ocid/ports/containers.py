@@ -42,6 +42,7 @@ class CheckpointOrder(msgspec.Struct, frozen=True, kw_only=True):
     location: str  # absolute path of the archive; what is half written is beside it, named by the id
     timeout_s: int
     config: Mapping[str, Any]  # for "config.dump": what the container is, and of what image
+    status: Mapping[str, Any] = {}  # for "status.dump": its CRI ContainerStatus, as far as a restore asks it
 
 
 class Signalled(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +90,24 @@ class Runtime(Protocol):
             EffectFailed: the runtime refused; its own words are in the message.
         """
 
+    async def require_restore(self, order: ContainerOrder) -> None:
+        """Return when the container's OCI runtime on this host can restore.
+
+        Raises:
+            Unsupported: it cannot; the reason is in the message.
+        """
+
+    async def restore(self, order: ContainerOrder) -> Process:
+        """Bring back the processes of the checkpoint that ``Archives.unpack`` has unpacked; they run at once.
+
+        Never done twice: one that was done is found, also when its init has ended since; one that was cut short is
+        cleared away.
+
+        Raises:
+            EffectFailed: the runtime refused; its own words are in the message.
+            Unavailable: it was cut short, or did not end in time; nothing of it runs.
+        """
+
     async def start(self, order: ContainerOrder) -> None:
         """Let the container's program run. Success when it runs already or ran.
 
@@ -102,9 +121,10 @@ class Runtime(Protocol):
         A try that the daemon's death cut short is finished by the next one of the same ``update_id``.
 
         Raises:
-            WrongState: the container has no init any more.
-            EffectFailed: the kernel or the OCI runtime refused. The limits are again what they were before; cancelled,
-                too.
+            WrongState: the container has no init any more, or uses more memory than its limit is to be.
+            InvalidRequest: the kernel says that a value cannot be.
+            EffectFailed: the kernel or the OCI runtime refused for another reason. After each of them, and cancelled,
+                the limits are again what they were before.
         """
 
     async def wait(self, order: ContainerOrder, process: Process) -> Exit:
@@ -148,6 +168,7 @@ class Runtime(Protocol):
         Raises:
             Unsupported: the OCI runtime or this host cannot do it; the reason is in the message.
             TimedOut: it took longer than the order allows.
+            InvalidRequest: the archive cannot be where it is to be.
             EffectFailed: the runtime refused, or the archive could not be written.
         """
 
@@ -168,6 +189,7 @@ class HandlerFeatures(msgspec.Struct, frozen=True, kw_only=True):
     recursive_read_only_mounts: bool = False
     user_namespaces: bool = False
     lacks_for_users: str = ""  # what is missing for user namespaces, and what would do
+    oci: tuple[int, ...] = ()  # newest version of the OCI runtime specification that it knows: (1, 2); (): not said
 
 
 class ExecProcess(msgspec.Struct, frozen=True, kw_only=True):

@@ -196,13 +196,21 @@ class HostFiles(Protocol):
         """
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
-        """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container."""
+        """Return the device node at *host_path*, or all below it when it is a directory, as seen in the container.
+
+        Raises:
+            InvalidRequest: it is missing, or no device.
+        """
 
     def all_devices(self) -> Sequence[DeviceNode]:
         """Return every device node of the host's /dev, for privileged containers."""
 
     def read(self, path: str, limit: int) -> bytes:
-        """Read at most *limit* bytes of a host file, such as a seccomp profile."""
+        """Read at most *limit* bytes of a host file, such as a seccomp profile.
+
+        Raises:
+            InvalidRequest: it is missing, or no file.
+        """
 
     async def relabel(self, path: str, label: str) -> None:
         """Give a mount's source, and all below it, this SELinux label. Done already is success.
@@ -213,6 +221,9 @@ class HostFiles(Protocol):
 
     def apparmor_profiles(self) -> frozenset[str] | None:
         """Return the names of the AppArmor profiles that are loaded; None where the kernel does not tell."""
+
+    def block_devices(self, patterns: Sequence[str]) -> Sequence[tuple[int, int]]:
+        """Return major and minor of the whole disks that these paths and shell patterns below /dev name, in order."""
 
     def cdi_specs(self) -> Sequence[CdiSource]:
         """Return the specifications of CDI devices that this node has now, in the order of directories and names."""
@@ -226,3 +237,4 @@ class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Digest
     config: ImageConfig
     layers: tuple[ChainId, ...]  # base layer first
+    checkpoint: str = ""  # the name of the container that it is a checkpoint of; "" where it is none

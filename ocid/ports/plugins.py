@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from ocid.domain.nri import Adjusted, ContainerFacts, Event, PodFacts, Resources, Update
+from ocid.domain.nri import Adjusted, ContainerFacts, Event, Eviction, PodFacts, Resources, Update, Updated
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,11 +22,20 @@ class Node(Protocol):
     def inventory(self) -> Inventory:
         """Return the pods and containers there are. From memory and the log."""
 
-    async def update(self, update: Update) -> None:
-        """Change a container's resources.
+    async def update(self, update: Update, *, wait: bool) -> None:
+        """Change a container's resources; return when they are in force or, unless told to *wait*, when it is asked.
 
         Raises:
             NotFound: there is no such container.
+            WrongState: it is being made, or ended.
+            OcidError: it could not be done.
+        """
+
+    async def evict(self, eviction: Eviction, *, wait: bool) -> None:
+        """End a container; return when it has ended or, unless told to *wait*, when it is asked. One gone has.
+
+        Raises:
+            WrongState: it is being made.
             OcidError: it could not be done.
         """
 
@@ -61,7 +70,7 @@ class Plugins(Protocol):
             Unsupported: a plugin sets something that this build cannot do.
         """
 
-    async def update(self, pod: PodFacts, container: ContainerFacts, wanted: Resources) -> Resources:
+    async def update(self, pod: PodFacts, container: ContainerFacts, wanted: Resources) -> Updated:
         """Ask what a container's resources shall be instead of *wanted*. NRI UpdateContainer.
 
         Raises:
@@ -89,8 +98,8 @@ class NoPlugins:
     async def adjust(self, pod: PodFacts, container: ContainerFacts) -> Adjusted:
         return Adjusted(spec=container.spec)
 
-    async def update(self, pod: PodFacts, container: ContainerFacts, wanted: Resources) -> Resources:
-        return wanted
+    async def update(self, pod: PodFacts, container: ContainerFacts, wanted: Resources) -> Updated:
+        return Updated(resources=wanted)
 
     def settled(self, name: str) -> bool:
         return False

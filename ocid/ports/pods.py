@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from ocid.domain.configs import DnsConfig, PortMapping, UserNamespace
+from ocid.domain.networks import Wish
 from ocid.domain.selinux import Labels
 from ocid.ids import PodId
 
@@ -57,6 +58,9 @@ class Sandboxes(Protocol):
     async def tune(self, order: SandboxOrder) -> None:
         """Write the network's sysctls. Called when the network is attached, and again after a crash then."""
 
+    async def furnish_again(self, order: SandboxOrder) -> None:
+        """Give the pod its own name and sysctls back: a restored container brought those of its old pod along."""
+
     async def start_pause(self, order: SandboxOrder) -> Process:
         """Run the process that holds the shared PID namespace, through the OCI runtime, and return it."""
 
@@ -86,6 +90,16 @@ class NetworkOrder(msgspec.Struct, frozen=True, kw_only=True):
     annotations: Mapping[str, str]
     handler: str = ""  # the runtime handler's name; some have a CNI configuration of their own
     dns: DnsConfig | None = None
+    networks: tuple[Wish, ...] = ()  # further ones, in the order of their attaching ("cni")
+
+
+class FurtherAttachment(msgspec.Struct, frozen=True, kw_only=True):
+    """What attaching to one further network gave the pod."""
+
+    network: str
+    interface: str
+    addresses: tuple[str, ...]  # without prefix length
+    result: bytes  # the CNI result as JSON
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +108,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]  # without prefix length, the primary one first
     via: str  # "bridge", or "cni:<network name>"
     result: bytes | None = None  # the CNI result as JSON
+    further: tuple[FurtherAttachment, ...] = ()  # in the order's order
 
 
 class Network(Protocol):
@@ -108,16 +123,24 @@ class Network(Protocol):
     def not_ready(self) -> str | None:
         """Return why pods cannot be attached now, or None. Read by CRI Status; answers from memory."""
 
-    async def attach(self, order: NetworkOrder) -> Attachment:
-        """Give the pod its interface and addresses. Called again for an attached pod, returns the same."""
+    def admit(self, handler: str, kind: str, names: Sequence[str]) -> None:
+        """Say whether a pod on this *kind* of network can have the further networks *names*; InvalidRequest says no."""
 
-    async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
-        """Take them away again; *result* is the one attach gave, if any. Works without the network namespace too."""
+    async def attach(self, order: NetworkOrder) -> Attachment:
+        """Give the pod its interfaces and addresses. Called again for an attached pod, returns the same."""
+
+    async def detach(
+        self, order: NetworkOrder, result: bytes | None, further: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Take them away again, the last one first. Works without the network namespace too.
+
+        *result* is the one attach gave, if any, *further* those of further networks by interface.
+        """
 
     async def check(self, order: NetworkOrder) -> None:
         """Look whether an attached pod still has what attach gave it; EffectFailed says what it lacks."""
 
-    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[PodId]) -> tuple[str, ...]:
+    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[NetworkOrder]) -> tuple[str, ...]:
         """Make the host's rules those of the *live* pods, whatever a crash left. Before any pod is attached.
 
         What a network remembers of pods that are neither live nor among the *others*, which are half attached or half

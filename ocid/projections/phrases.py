@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import Final
 
 _SIGNAL_BASE: Final = 128  # exit code of a process that a signal ended: 128 and the signal's number
@@ -26,3 +27,8 @@ def exit_words(exit_code: int) -> str:
 def duration(ms: int) -> str:
     """Write milliseconds: "85 ms", "12.3 s"."""
     return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def claimed(hints: Sequence[str]) -> str:
+    """Say which API request a command's client claims to act for; "" when it claims none."""
+    return f" [its client claims {', '.join(hints)}]" if hints else ""

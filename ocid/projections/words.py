@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from ocid.events import container, exec as execution, image, layer, node, pod
+from ocid.events import container, exec as execution, image, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
-from ocid.projections import words_checkpoints, words_log, words_sessions
+from ocid.projections import words_checkpoints, words_images, words_log, words_sessions
 from ocid.projections.fields import brief
-from ocid.projections.phrases import duration, exit_words
+from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, short_reference, size
 from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
-COMPANIONS: Final = (words_checkpoints, words_log, words_sessions)  # imported for what they enter
+COMPANIONS: Final = (words_checkpoints, words_images, words_log, words_sessions)  # imported for what they enter
 _NO_LOGIN: Final = 4294967295
 
 
@@ -63,12 +63,18 @@ def _(event: pod.Declared) -> str:
     leased = f" with {', '.join(event.addresses)}" if event.addresses else ""
     handler = f", handler {event.handler}" if event.handler else ""
     handler += ", a user namespace of its own" if event.userns else ""
-    return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{handler}"
+    further = f" and {', '.join(f'{one.name} ({one.interface})' for one in event.networks)}" if event.networks else ""
+    return f"pod {event.namespace}/{event.name} asked for{attempt}: {event.network} network{leased}{further}{handler}"
 
 
 @_says(pod.NetworkAttached)
 def _(event: pod.NetworkAttached) -> str:
     return f"network attached via {event.via}: {', '.join(event.addresses) or 'no address'}"
+
+
+@_says(pod.FurtherNetworkAttached)
+def _(event: pod.FurtherNetworkAttached) -> str:
+    return f"network {event.network!r} attached as {event.interface}: {', '.join(event.addresses) or 'no address'}"
 
 
 @_says(pod.PauseStarted)
@@ -118,7 +124,8 @@ _always(pod.Removed, "removed: nothing is left on the host")
 def _(event: container.Declared) -> str:
     attempt = f", attempt {event.attempt}" if event.attempt else ""
     secrets = f", {event.secrets} secrets withheld from the log" if event.secrets else ""
-    return f"container {event.name} asked for{attempt}, from {short_reference(event.image_ref)}{secrets}"
+    restores = "" if event.restores is None else words_checkpoints.origin(event.restores)
+    return f"container {event.name} asked for{attempt}, from {short_reference(event.image_ref)}{restores}{secrets}"
 
 
 @_says(container.Prepared)
@@ -153,6 +160,8 @@ def _(event: container.StartFailed) -> str:
 
 @_says(container.StopRequested)
 def _(event: container.StopRequested) -> str:
+    if event.plugin:
+        return f"evicted by plugin {event.plugin}: {event.reason or 'no reason given'}"
     if event.grace_ms == 0:
         return "kill asked for, without grace"
     return f"stop asked for: {event.signal}, then SIGKILL after {duration(event.grace_ms)}"
@@ -162,6 +171,8 @@ def _(event: container.StopRequested) -> str:
 def _(event: container.Exited) -> str:
     if event.source == "reboot":
         return "ended when the node was rebooted, exit code unknown"
+    if event.source == "unstarted":
+        return f"stopped before anything of it ran, which counts as exit code {event.exit_code}"
     if event.source == "unknown":
         return "ended while nobody watched, exit code unknown"
     memory = ", out of memory" if event.oom_killed else ""
@@ -180,7 +191,13 @@ def _(event: container.GaveUp) -> str:
 
 @_says(container.UpdateRequested)
 def _(event: container.UpdateRequested) -> str:
-    return f"change of its limits asked for: {event.brief or 'none'}"
+    by = f" by plugins {', '.join(event.plugins)}" if event.plugins else ""
+    return f"change of its limits asked for{by}: {event.brief or 'none'}"
+
+
+@_says(container.UpdateAdjusted)
+def _(event: container.UpdateAdjusted) -> str:
+    return f"{event.count} changes of that by plugins {', '.join(event.plugins)}: {event.brief or 'none'}"
 
 
 @_says(container.UpdateRefused)
@@ -189,6 +206,7 @@ def _(event: container.UpdateRefused) -> str:
 
 
 _always(container.Updated, "change of its limits is in force")
+_always(image.LayersLeft, "layers found at the start that nothing refers to")
 _always(container.StartRequested, "start asked for")
 _always(container.Started, "its program runs")
 _always(container.Released, "runtime state, mounts and cgroup are gone")
@@ -202,7 +220,7 @@ _always(container.LogReopened, "log file opened anew")
 @_says(execution.Requested)
 def _(event: execution.Requested) -> str:
     limit = f", limit {event.timeout_s} s" if event.timeout_s else ""
-    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}"
+    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{claimed(event.audit_hints)}"
 
 
 @_says(execution.Finished)
@@ -221,86 +239,6 @@ def _(event: execution.Failed) -> str:
 def _(event: execution.Abandoned) -> str:
     return f"how it ended is not known: {event.reason}"
 
-
-# --- pulls, images, layers -------------------------------------------------------------------------------------------
-
-
-@_says(image.PullRequested)
-def _(event: image.PullRequested) -> str:
-    return f"pull of {event.reference} asked for{', with credentials' if event.with_credentials else ''}"
-
-
-@_says(image.PullResolved)
-def _(event: image.PullResolved) -> str:
-    return (
-        f"image {short(event.image_id)}, manifest {short(event.manifest)} from {event.endpoint}: "
-        f"{event.layers} layers, {size(event.total_bytes)}"
-    )
-
-
-@_says(image.PullCompleted)
-def _(event: image.PullCompleted) -> str:
-    return f"pulled image {short(event.image_id)}"
-
-
-@_says(image.PullFailed)
-def _(event: image.PullFailed) -> str:
-    return f"pull failed: {event.error}: {event.message}"
-
-
-@_says(image.PullAbandoned)
-def _(event: image.PullAbandoned) -> str:
-    return f"pull abandoned: {event.reason}"
-
-
-@_says(image.ImageAdded)
-def _(event: image.ImageAdded) -> str:
-    return f"image {short(event.image_id)} added, {size(event.size_bytes)}, manifest {short(event.manifest)}"
-
-
-@_says(image.ImageNamed)
-def _(event: image.ImageNamed) -> str:
-    return f"{event.name} is image {short(event.image_id)} from now on"
-
-
-@_says(image.ImageRemoved)
-def _(event: image.ImageRemoved) -> str:
-    return f"image {short(event.image_id)} removed with its names"
-
-
-@_says(image.ImageReleased)
-def _(event: image.ImageReleased) -> str:
-    return f"no container needs image {short(event.image_id)} any more, which had left the catalog"
-
-
-@_says(image.LayersCollected)
-def _(event: image.LayersCollected) -> str:
-    return f"{event.layers} layers that nothing referred to were removed"
-
-
-@_says(layer.Wanted)
-def _(event: layer.Wanted) -> str:
-    return f"layer wanted by pull {short(event.pull_id)}: blob {short(event.blob)}, {size(event.blob_bytes)}"
-
-
-@_says(layer.Ready)
-def _(event: layer.Ready) -> str:
-    return f"verified, unpacked and durable: {size(event.size_bytes)} in {event.inodes} files"
-
-
-@_says(layer.Failed)
-def _(event: layer.Failed) -> str:
-    return f"could not be made: {event.error}: {event.message}"
-
-
-@_says(layer.Lost)
-def _(event: layer.Lost) -> str:
-    return f"gone from the store without our doing: {event.reason}"
-
-
-_always(image.PullLayersReady, "all layers are ready")
-_always(layer.RemoveRequested, "nothing refers to it any more")
-_always(layer.Removed, "removed")
 
 # --- the node --------------------------------------------------------------------------------------------------------
 

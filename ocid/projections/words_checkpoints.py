@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ocid.events import checkpoint
+from ocid.events.container import Origin
 from ocid.projections.text import short, size
 from ocid.projections.vocabulary import says
 
@@ -23,3 +24,10 @@ def made(event: checkpoint.Made) -> str:
 def failed(event: checkpoint.Failed) -> str:
     """Say why there is none."""
     return f"checkpoint failed, the container goes on: {event.error}: {event.message}"
+
+
+def origin(event: Origin) -> str:
+    """Say what a container goes on from; a comma before it."""
+    where = event.archive or f"image {short(event.digest)}"
+    whose = f" of {event.name}" if event.name else ""
+    return f", to go on from the checkpoint{whose} in {where}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ocid.events import session
-from ocid.projections.phrases import duration, exit_words
+from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, size
 from ocid.projections.vocabulary import says
 
@@ -17,7 +17,8 @@ def _requested(event: session.Requested) -> str:
     over = ", ".join(streams + ["on a terminal"] * event.tty)
     if event.kind == "attach":
         return f"attach to container {short(event.container_id)} ({over})"
-    return f"a client's command in container {short(event.container_id)} ({over}): {event.argv_brief}"
+    claim = claimed(event.audit_hints)
+    return f"a client's command in container {short(event.container_id)} ({over}): {event.argv_brief}{claim}"
 
 
 @says(session.Opened)

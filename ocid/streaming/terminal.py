@@ -39,7 +39,7 @@ class Terminal:
                 told = msgspec.json.decode(one + b"}", type=_Told)
             except msgspec.ValidationError:
                 continue
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._broken = True
                 break
             if 1 <= told.width <= 65535 and 1 <= told.height <= 65535:

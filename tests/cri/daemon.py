@@ -7,7 +7,7 @@ never jumps over a message.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,16 @@ class Client:
         return Call(next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name)))
 
 
+Equip = Callable[["Daemon", trio.Nursery], None]
+
+
 class Daemon:
     """One machine, the daemon that lives on it now, and its socket."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, equip: Equip | None = None) -> None:
         self.node = Node(on_core=self._on_core)
         self.socket = socket
+        self._equip = equip  # what more each life of the daemon has; its tasks end with that life
         self.facade: Facade
         self._serving = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -187,14 +191,16 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 await nursery.start(server.serve, self.facade, server.bind(self.socket))
                 async with self.connect() as self._default:
+                    if self._equip is not None:
+                        self._equip(self, nursery)
                     task_status.started()
                     await trio.sleep_forever()
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Daemon]:
+async def running(directory: Path, equip: Equip | None = None) -> AsyncIterator[Daemon]:
     """A daemon that serves; at the end nothing that a kernel would mind may have happened."""
-    daemon = Daemon(directory / "ocid.sock")
+    daemon = Daemon(directory / "ocid.sock", equip)
     async with trio_asyncio.open_loop(), trio.open_nursery() as nursery:
         daemon._nursery = nursery
         await nursery.start(_live, daemon.node)

@@ -16,7 +16,6 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
-from ocid.cri import server
 from ocid.cri.stubs import api_pb2 as pb
 from tests.cri.daemon import IMAGE, container_config, pod_config
 
@@ -34,8 +33,10 @@ METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
     for method in pb.DESCRIPTOR.services_by_name[service].methods
 )
 
-POD_IDS: Final = ("@pod", "@new-pod", "@pod-short", "@pod-longer")
-CONTAINER_IDS: Final = ("@running", "@created", "@exited", "@new-container", "@running-short", "@running-longer")
+POD_IDS: Final = ("@pod", "@new-pod", "@pod-short", "@pod-longer", "@gone-pod")
+CONTAINER_IDS: Final = (
+    "@running", "@created", "@exited", "@new-container", "@running-short", "@running-longer", "@gone-container",
+)  # fmt: skip
 IMAGES: Final = (
     IMAGE, "@image", "@image-short", "registry.test/other:2", "registry.test/missing:1", "busybox",
     "sha256:" + "0" * 64,
@@ -89,7 +90,12 @@ HOSTS: Final = ("127.0.0.1", "::1", "10.0.0.1", "fe80::1%eth0", "localhost", "25
 PROFILES: Final = ("runtime/default", "unconfined", "localhost/x", "localhost/", "/var/lib/kubelet/seccomp/x.json")
 CPUS: Final = ("0", "0-1", "0,1-2", "a", "1-0", "-", "99999999999")
 UNLOOKED_AT: Final = ("windows", "sandbox_config")  # large, and not what a request is about
-MAKERS: Final = ("RunPodSandbox", "CreateContainer")
+WEIGHT: Final = 4  # of a method in sequences, unless it is here
+WEIGHTS: Final = {
+    **dict.fromkeys(("RunPodSandbox", "CreateContainer"), 16),  # all others are about what these make
+    **dict.fromkeys(("StartContainer", "ExecSync", "Exec", "Attach", "PortForward", "UpdateContainerResources"), 6),
+    **dict.fromkeys(("Version", "RuntimeConfig", "ImageFsInfo", "ListMetricDescriptors", "GetContainerEvents"), 1),
+}
 HANDLERS: Final = ("", "runc", "missing")
 
 # What a field means, by its own name or by that of the message and the field.
@@ -97,8 +103,9 @@ VALUES: Final[Mapping[str, tuple[Any, ...]]] = {
     "pod_sandbox_id": POD_IDS,
     "container_id": CONTAINER_IDS,
     "target_id": CONTAINER_IDS,
-    "PodSandboxFilter.id": POD_IDS,
-    "ContainerFilter.id": CONTAINER_IDS,
+    **{f"{kind}.id": POD_IDS for kind in ("PodSandboxFilter", "PodSandboxStatsFilter")},
+    **{f"{kind}.id": CONTAINER_IDS for kind in ("ContainerFilter", "ContainerStatsFilter")},
+    "pod_cidr": ("10.88.0.0/16", "10.88.0.0/16,fd00::/64", "10.88.0.0/33", "fd00::/64,"),
     "image": IMAGES, "user_specified_image": IMAGES, "image_ref": IMAGES,
     "host_path": PATHS, "container_path": PATHS, "log_directory": PATHS, "log_path": (*PATHS, "app/1.log"),
     "working_dir": PATHS,
@@ -129,18 +136,17 @@ class Request:
 @functools.cache
 def requests(method: MethodDescriptor) -> st.SearchStrategy[Request]:
     """Requests of one method: mostly good ones that are spoilt, some that are good, some that are noise."""
-    spoilt, noise = _spoilt(method), _noise(method.input_type, DEPTH_MAX)
-    return st.integers(0, 9).flatmap(lambda dice: noise if dice == 0 else spoilt).map(lambda one: Request(method, one))
+    spoilt, other = _spoilt(method), noise(method.input_type, DEPTH_MAX)
+    return st.integers(0, 9).flatmap(lambda dice: other if dice == 0 else spoilt).map(lambda one: Request(method, one))
 
 
 def sequences(length: int) -> st.SearchStrategy[list[list[Request]]]:
     """What clients send: some at once, then some more.
 
-    Those that make something come more often, those that are not served rarely. A few callers do not wait long.
+    Those that make something come more often, those that nothing can be wrong with rarely. A few callers do not wait
+    long.
     """
-    served = [one for one in METHODS if one.name in {*server.READS, *server.CHANGES, *server.FOLLOWS}]
-    makers = [one for one in METHODS if one.name in MAKERS]
-    method = st.sampled_from([*METHODS, *served * 3, *makers * 9])
+    method = st.sampled_from([one for one in METHODS for _ in range(WEIGHTS.get(one.name, WEIGHT))])
     request = st.builds(replace, method.flatmap(requests), patience_s=_patience())
     return st.lists(st.lists(request, min_size=1, max_size=TOGETHER_MAX), min_size=length // 4, max_size=length // 2)
 
@@ -178,16 +184,42 @@ def _update() -> Message:
     return pb.UpdateContainerResourcesRequest(container_id="@running", linux=pb.LinuxContainerResources(cpu_shares=512))
 
 
+def _update_pod() -> Message:
+    return pb.UpdatePodSandboxResourcesRequest(
+        pod_sandbox_id="@pod",
+        overhead=pb.LinuxContainerResources(cpu_shares=2),
+        resources=pb.LinuxContainerResources(memory_limit_in_bytes=1 << 30),
+    )
+
+
+def _runtime_config() -> Message:
+    network = pb.NetworkConfig(pod_cidr="10.88.0.0/16")
+    return pb.UpdateRuntimeConfigRequest(runtime_config=pb.RuntimeConfig(network_config=network))
+
+
 GOOD: Final[Mapping[str, Callable[[], Message]]] = {
     "RunPodSandbox": _run_pod,
     "CreateContainer": _create,
+    "StopPodSandbox": lambda: pb.StopPodSandboxRequest(pod_sandbox_id="@new-pod"),
+    "RemovePodSandbox": lambda: pb.RemovePodSandboxRequest(pod_sandbox_id="@new-pod"),
     "StartContainer": lambda: pb.StartContainerRequest(container_id="@created"),
+    "StopContainer": lambda: pb.StopContainerRequest(container_id="@new-container", timeout=1),
+    "RemoveContainer": lambda: pb.RemoveContainerRequest(container_id="@new-container"),
+    "ContainerStats": lambda: pb.ContainerStatsRequest(container_id="@running"),
+    "ListContainerStats": lambda: pb.ListContainerStatsRequest(filter={"pod_sandbox_id": "@pod"}),
+    "StreamContainerStats": lambda: pb.StreamContainerStatsRequest(filter={"id": "@running"}),
+    "ListPodSandboxStats": lambda: pb.ListPodSandboxStatsRequest(filter={"id": "@pod"}),
+    "StreamPodSandboxStats": lambda: pb.StreamPodSandboxStatsRequest(filter={"label_selector": {"app": "schön\n"}}),
+    "StreamPodSandboxes": lambda: pb.StreamPodSandboxesRequest(filter={"id": "@pod"}),
+    "StreamContainers": lambda: pb.StreamContainersRequest(filter={"pod_sandbox_id": "@pod"}),
+    "StreamImages": lambda: pb.StreamImagesRequest(filter={"image": {"image": IMAGE}}),
+    "UpdateRuntimeConfig": _runtime_config,
     "ExecSync": lambda: pb.ExecSyncRequest(container_id="@running", cmd=["run:1"], timeout=5),
     "Exec": lambda: pb.ExecRequest(container_id="@running", cmd=["run:1"], stdout=True),
     "Attach": lambda: pb.AttachRequest(container_id="@running", stdout=True),
     "PortForward": lambda: pb.PortForwardRequest(pod_sandbox_id="@pod", port=[80]),
     "UpdateContainerResources": _update,
-    "UpdatePodSandboxResources": lambda: pb.UpdatePodSandboxResourcesRequest(pod_sandbox_id="@pod"),
+    "UpdatePodSandboxResources": _update_pod,
     "CheckpointContainer": lambda: pb.CheckpointContainerRequest(container_id="@running", location="/ckpt/a.tar"),
 }
 
@@ -200,7 +232,7 @@ Path = tuple[FieldDescriptor, ...]
 @st.composite
 def _spoilt(draw: st.DrawFn, method: MethodDescriptor) -> Message:
     message, paths = good(method), PATHS_OF[method.input_type.full_name]
-    for _ in range(draw(st.integers(0, SPOILT_MAX)) if paths else 0):
+    for _ in range(draw(st.integers(0, min(SPOILT_MAX, len(paths))))):
         _spoil(draw, message, draw(st.sampled_from(paths)))
     return message
 
@@ -226,13 +258,16 @@ def _set(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> N
         entries = getattr(message, field.name)
         key, value = (field.message_type.fields_by_name[one] for one in ("key", "value"))
         for _ in range(draw(st.integers(0, 3))):
-            entries[draw(_scalar(key, field))] = draw(_scalar(value, value))
+            if value.message_type is not None:
+                entries[draw(_scalar(key, field))].MergeFrom(draw(noise(value.message_type, depth - 1)))
+            else:
+                entries[draw(_scalar(key, field))] = draw(_scalar(value, value))
     elif field.message_type is not None:
         target = getattr(message, field.name)
         for _ in range(draw(st.integers(0, 2)) if field.is_repeated else 1):
             child = target.add() if field.is_repeated else target
             child.SetInParent()
-            child.MergeFrom(draw(_noise(field.message_type, depth - 1)))
+            child.MergeFrom(draw(noise(field.message_type, depth - 1)))
     elif field.is_repeated:
         values = draw(st.lists(_scalar(field, field), max_size=3))
         many = draw(st.integers(0, 19)) == 0
@@ -242,7 +277,8 @@ def _set(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> N
 
 
 @functools.cache
-def _noise(descriptor: Descriptor, depth: int) -> st.SearchStrategy[Message]:
+def noise(descriptor: Descriptor, depth: int = DEPTH_MAX) -> st.SearchStrategy[Message]:
+    """Any message of a type; also of other interfaces than CRI."""
     return _noisy(descriptor, depth)
 
 
@@ -261,13 +297,19 @@ def _scalar(field: FieldDescriptor, meant: FieldDescriptor) -> st.SearchStrategy
     """Values of one field: mostly such as it is *meant* for, in a map of the map's field."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and field.type != FieldDescriptor.TYPE_BYTES:
         other = st.text(max_size=8).filter(lambda text: text.partition(":")[0] not in WORDS_OF_PROGRAMS)
-        return st.one_of(st.sampled_from(_values(field, meant)), other)
+        known = [one for one in _known(meant) if isinstance(one, str)]
+        good = [st.sampled_from(known)] * 4 if known else []
+        return st.one_of(*good, st.sampled_from(_values(field, meant)), other)
     return st.sampled_from(_values(field, meant))
+
+
+def _known(meant: FieldDescriptor) -> tuple[Any, ...]:
+    return VALUES.get(meant.name) or VALUES.get(f"{meant.containing_type.name}.{meant.name}", ())
 
 
 def _values(field: FieldDescriptor, meant: FieldDescriptor) -> list[Any]:
     """Values worth trying, those that a field of that meaning might have first."""
-    known = VALUES.get(meant.name) or VALUES.get(f"{meant.containing_type.name}.{meant.name}", ())
+    known = _known(meant)
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
             texts = [one for one in (*known, *TEXTS) if isinstance(one, str)]

@@ -17,9 +17,11 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from ocid.cri.status import MESSAGE_BYTES_MAX
+from ocid.events import container as container_events, node as node_events, pod as pod_events
 from ocid.projections import containers, pods
 from tests.cri import fuzzing
 from tests.cri.daemon import Daemon
+from tests.cri.played import call
 
 Change = Callable[[Any], None]
 Case = tuple[str, Change, Status, str]  # what it is, what is done, what it gets
@@ -72,7 +74,7 @@ async def check(daemon: Daemon, rpc: str, ids: dict[str, str], change: Change, s
     before, answer = made(daemon), (OK, "")
     try:
         with trio.fail_after(PATIENCE_S * 2):
-            await getattr(daemon.client, rpc)(fuzzing.resolved(message, ids), PATIENCE_S)
+            await call(daemon.client, method, fuzzing.resolved(message, ids), PATIENCE_S)
     except GRPCError as error:
         answer = (error.status, error.message or "")
 
@@ -83,8 +85,22 @@ async def check(daemon: Daemon, rpc: str, ids: dict[str, str], change: Change, s
     assert status is OK or made(daemon) == before
 
 
-def made(daemon: Daemon) -> tuple[int, int, int]:
-    """How many pods, containers and images are listed."""
+async def prepared(daemon: Daemon) -> dict[str, str]:
+    """Make an image, a pod, and a container of each state; return their ids by marker."""
+    await daemon.pull()
+    pod_id = await daemon.run_pod()
+    return {
+        "@pod": pod_id,
+        "@running": await daemon.run(pod_id),
+        "@created": await daemon.create(pod_id, "waits"),
+        "@exited": (await daemon.exited(await daemon.run(pod_id, "short", "run:0.01"))).id,
+    }
+
+
+def made(daemon: Daemon) -> tuple[int, ...]:
+    """How many pods, containers, images, sessions and changes of limits there are."""
     listed_pods = [row for row in daemon.view.pods.rows.values() if pods.is_listed(row.state)]
     listed = [row for row in daemon.view.containers.rows.values() if containers.is_listed(row.state)]
-    return len(listed_pods), len(listed), len(daemon.facade.catalog_state().images)
+    updates = daemon.log(container_events.Updated, node_events.RuntimeConfigured, pod_events.ResourcesUpdated)
+    counts = (listed_pods, listed, daemon.facade.catalog_state().images, daemon.view.sessions.rows, updates)
+    return (*map(len, counts), len(daemon.core.checkpoints))

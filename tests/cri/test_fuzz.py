@@ -90,4 +90,6 @@ def test_no_value_of_any_field_is_answered_as_a_bug(tmp_path: Path, answers: Ans
         found.update({kind_of(fault): fault for fault in faults})
 
     assert not found, "\n".join(found.values())
-    assert {name for name, _ in answers} == {one.name for one in fuzzing.METHODS}, "some RPC was never tried"
+    tried = {name for name, _ in answers if name.isalpha()}
+    assert tried == {one.name for one in fuzzing.METHODS}, "some RPC was never tried"
+    assert tried == {name for name, status in answers if status == "OK" and name.isalpha()}, "one never succeeded"

@@ -25,7 +25,7 @@ from ocid.cri.receiving import MESSAGE_BYTES_MAX
 from ocid.cri.stubs import api_pb2 as pb
 from tests.cri import fuzzing
 from tests.cri.daemon import Daemon, running
-from tests.cri.played import FOLLOWED_S, PATIENCE_S, Session
+from tests.cri.played import FOLLOWED_S, PATIENCE_S, playing
 from tests.cri.test_fuzz import SECONDS
 
 EXAMPLES = 400 if SECONDS else 10  # daemons
@@ -85,9 +85,10 @@ def test_bytes_that_are_no_request_are_their_senders_fault(
     statuses: Counter[str] = Counter()
 
     async def main() -> None:
-        async with running(tmp_path_factory.mktemp("wire")) as daemon, daemon.connect(codec=Raw()) as client:
-            session = Session(daemon, Counter())
-            await session.prepare()
+        async with (
+            playing(tmp_path_factory.mktemp("wire"), Counter()) as session,
+            session.daemon.connect(codec=Raw()) as client,
+        ):
             session.client = client
             for method, raw in calls:
                 try:

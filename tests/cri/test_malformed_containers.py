@@ -8,7 +8,7 @@ import pytest
 from grpclib.const import Status
 
 from tests.cri.daemon import Daemon
-from tests.cri.malformed import ABSENT, INVALID, MISSING, OK, STATE, Case, at, cases, check, text
+from tests.cri.malformed import ABSENT, INVALID, MISSING, OK, STATE, Case, at, cases, check, prepared, text
 
 PARTS = "config.linux.security_context."
 
@@ -176,14 +176,7 @@ NAMED: dict[str, Status] = {  # RPC → what an id of nothing gets
 @pytest.fixture
 async def ids(daemon: Daemon) -> dict[str, str]:
     """An image, a pod, and a container of each state."""
-    await daemon.pull()
-    pod_id = await daemon.run_pod()
-    return {
-        "@pod": pod_id,
-        "@running": await daemon.run(pod_id),
-        "@created": await daemon.create(pod_id, "waits"),
-        "@exited": (await daemon.exited(await daemon.run(pod_id, "short", "run:0.01"))).id,
-    }
+    return await prepared(daemon)
 
 
 @pytest.mark.parametrize(("change", "status", "words"), cases(CREATE))
@@ -192,7 +185,7 @@ async def test_create_container(daemon: Daemon, ids: dict[str, str], change: Any
 
 
 async def test_a_pod_that_is_stopped_takes_no_container(daemon: Daemon, ids: dict[str, str]) -> None:
-    await check(daemon, "StopPodSandbox", ids, lambda message: None, OK, "")
+    await check(daemon, "StopPodSandbox", ids | {"@new-pod": ids["@pod"]}, lambda message: None, OK, "")
     await check(daemon, "CreateContainer", ids, lambda message: None, STATE, "not ready")
 
 

@@ -41,7 +41,7 @@ RUN = [
     ("name with NUL", at("config.metadata.name", "a\0b"), INVALID, "config.metadata.name holds a NUL"),
     ("names all as long as can be",
      text(f"config {{ metadata {{ name: '{'n' * 253}' uid: '{'u' * 128}' namespace: '{'s' * 128}' }} "
-          f"linux {{ cgroup_parent: '/{'c' * 511}' }} }}"), OK, ""),
+          f"linux {{ cgroup_parent: '{('/' + 'c' * 127) * 4}' }} }}"), OK, ""),
     ("handler that is not configured", at("runtime_handler", "kata"), INVALID, "'kata' is not configured"),
     ("handler of 64 bytes", at("runtime_handler", "k" * 64), INVALID, "the limit is 63"),
     # names and files
@@ -84,6 +84,8 @@ RUN = [
     ("cgroup parent outside", at("config.linux.cgroup_parent", "/a/../../b"), INVALID, "without '..'"),
     ("slice with an empty level", at("config.linux.cgroup_parent", "a--b.slice"), INVALID, "empty level"),
     ("cgroup parent with a line end", at("config.linux.cgroup_parent", "/a\n"), INVALID, "control characters"),
+    ("cgroup parent with a part of 256 bytes", at("config.linux.cgroup_parent", "/" + "c" * 256), INVALID,
+     "part of config.linux.cgroup_parent is 256 bytes, the limit is 255"),
     ("cgroup parent of 513 bytes", at("config.linux.cgroup_parent", "/" * 513), INVALID, "the limit is 512"),
     # namespaces
     ("network of a container", at(OPTIONS + "network", 1), INVALID, "network is CONTAINER, wanted POD or NODE"),

@@ -127,9 +127,3 @@ async def test_what_cannot_be_checkpointed(daemon: Daemon, app: str) -> None:
 async def test_a_location_as_long_as_may_be(daemon: Daemon, app: str) -> None:
     await ask(daemon, app, "/" + "x" * 1023)
     assert len(daemon.log(checkpoint.Made)) == 1
-
-
-async def test_restoring_is_refused(daemon: Daemon, app: str) -> None:
-    pod_id = (await daemon.client.ListPodSandbox(pb.ListPodSandboxRequest())).items[0].id
-    with refused(Status.UNIMPLEMENTED, f"image '{ARCHIVE}': restoring a container checkpoint is not supported"):
-        await daemon.create(pod_id, "restored", image=pb.ImageSpec(image=ARCHIVE))

@@ -10,6 +10,7 @@ from grpclib.exceptions import StreamTerminatedError
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import exec as events
 from ocid.events.node import PeerSeen
+from ocid.projections.words import words
 from tests.cri.daemon import Call, Daemon, refused
 
 
@@ -45,6 +46,16 @@ async def test_it_is_in_the_log_before_it_runs(daemon: Daemon, container_id: str
     assert isinstance(finished.event, events.Finished)
     assert 1000 <= finished.event.took_ms < 1200
     assert finished.context.correlation == requested.context.correlation
+
+
+async def test_what_a_client_claims_of_its_api_request_is_recorded(daemon: Daemon, container_id: str) -> None:
+    await exec_sync(daemon, container_id, "env", "SPO_EXEC_REQUEST_UID=dbbf5fca-c955", "TOKEN=hunter2", "run:1")
+
+    (requested,) = daemon.log(events.Requested)
+    assert isinstance(requested.event, events.Requested)
+    assert requested.event.audit_hints == ("SPO_EXEC_REQUEST_UID=dbbf5fca-c955",)
+    assert words(requested.event).endswith(" [its client claims SPO_EXEC_REQUEST_UID=dbbf5fca-c955]")
+    assert "hunter2" not in "".join(map(str, daemon.log()))
 
 
 async def test_a_command_is_killed_when_its_time_is_up(daemon: Daemon, container_id: str) -> None:

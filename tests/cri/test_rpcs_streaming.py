@@ -18,6 +18,7 @@ from ocid.events import session as events
 from ocid.events.base import Event
 from ocid.events.node import PeerSeen, RequestRefused
 from ocid.ports.sessions import Grant, Kind, Outcome
+from ocid.projections.words import words
 from tests.cri.daemon import Daemon, pod_config, refused
 from tests.fakes.clients import FakeClient, FakeForwardClient
 from tests.fakes.tokens import FakeTokens
@@ -109,6 +110,19 @@ async def test_a_command_has_its_client_and_its_code(daemon: Daemon, server: Ser
     assert (client.out, client.err) == (b"run:1 code:3typed", b"err")
     assert not daemon.core.session_effects.jobs
     assert not daemon.view.sessions.rows
+
+
+async def test_what_a_client_claims_of_its_api_request_is_recorded(
+    daemon: Daemon, server: Server, container_id: str
+) -> None:
+    await server.serve(
+        await server.exec(container_id, "env", "KUBERNETES_EXEC_AUDIT_ID=f4a3-b2", "run:1"), FakeClient(b"")
+    )
+
+    (requested,) = daemon.log(events.Requested)
+    assert isinstance(requested.event, events.Requested)
+    assert requested.event.audit_hints == ("KUBERNETES_EXEC_AUDIT_ID=f4a3-b2",)
+    assert "[its client claims KUBERNETES_EXEC_AUDIT_ID=f4a3-b2]" in words(requested.event)
 
 
 async def test_what_the_log_says_of_a_command(daemon: Daemon, server: Server, container_id: str) -> None:

@@ -12,9 +12,12 @@ from grpclib.const import Status
 
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.container_update import WAITING_MAX
+from ocid.domain.nri import ContainerFacts, Event, PodFacts, Resources
 from ocid.domain.spec.inputs import HostFacts
 from ocid.events import container, node, pod
+from ocid.ids import ContainerId
 from tests.cri.daemon import Daemon, container_config, refused
+from tests.fakes.plugins import MEMORY_NODES
 from tests.fakes.runtime import USED_BYTES
 
 Limits = pb.LinuxContainerResources
@@ -107,14 +110,15 @@ async def test_a_change_right_after_the_creation_follows_it(daemon: Daemon, pod_
 async def test_a_refused_change_leaves_all_as_it_was(daemon: Daemon, pod_id: str) -> None:
     app = await limited(daemon, pod_id, cpu_shares=512, memory_limit_in_bytes=GIB)
     before = dict(daemon.node.world.limits[app])
-    with refused(Status.UNKNOWN, "limits of container 'app': device or resource busy"):
+    with refused(Status.FAILED_PRECONDITION, "limits of container 'app': memory of container", "not 1048575 at most"):
         await update(daemon, app, memory_limit_in_bytes=USED_BYTES - 1, cpu_shares=2)
 
     assert await limits_of(daemon, app) == Limits(cpu_shares=512, memory_limit_in_bytes=GIB)
     assert daemon.node.world.limits[app] == before
     (fact,) = daemon.log(container.UpdateRefused)
     assert isinstance(fact.event, container.UpdateRefused)
-    assert (fact.event.error, fact.event.message) == ("EffectFailed", "device or resource busy")
+    assert fact.event.error == "WrongState"
+    assert fact.event.message == f"memory of container {app!r} is 1048576 bytes, not 1048575 at most"
     await update(daemon, app, cpu_shares=2)
     assert (await limits_of(daemon, app)).cpu_shares == 2
 
@@ -262,6 +266,49 @@ async def test_resources_of_a_pod_are_recorded_and_shown(daemon: Daemon, pod_id:
 
     await daemon.restart()
     assert await resources_of(daemon, pod_id) == expected
+
+
+async def test_plugins_hear_of_a_pods_resources_before_and_after_and_may_refuse(daemon: Daemon, pod_id: str) -> None:
+    daemon.node.watched = True
+    await daemon.restart()
+    told = daemon.node.told
+    told.clear()
+    heard: list[dict[str, object]] = []
+    plugins = daemon.core.host.plugins
+    tell = plugins.tell
+
+    async def listen(event: Event, pod: PodFacts, container: ContainerFacts | None = None) -> None:
+        heard.append({"event": event.name, "resources": pod.resources, "overhead": pod.overhead})
+        await tell(event, pod, container)
+
+    plugins.tell = listen  # type: ignore[method-assign]
+    request = pb.UpdatePodSandboxResourcesRequest(pod_sandbox_id=pod_id, resources=Limits(cpu_shares=7))
+    await daemon.client.UpdatePodSandboxResources(request)
+    after = {"resources": Resources(cpu_shares=7), "overhead": None}
+    assert heard == [{"event": "UPDATE_POD_SANDBOX", **after}, {"event": "POST_UPDATE_POD_SANDBOX", **after}]
+
+    daemon.node.faults.script("plugins.UPDATE_POD_SANDBOX", "fail")
+    request.resources.cpu_shares = 8
+    with refused(Status.UNKNOWN, "plugin 10-fake refuses UPDATE_POD_SANDBOX"):
+        await daemon.client.UpdatePodSandboxResources(request)
+    assert await resources_of(daemon, pod_id) == {"resources": {"cpu_shares": 7}}, "a refused change is none"
+    assert told[-1] == ("UPDATE_POD_SANDBOX", pod_id)
+
+
+async def test_the_status_shows_what_plugins_made_of_a_change(daemon: Daemon, pod_id: str) -> None:
+    daemon.node.watched = True
+    await daemon.restart()
+    app = await limited(daemon, pod_id, cpu_shares=512)
+    await update(daemon, app, cpu_quota=20_000)
+    await daemon.core.update_resources(
+        ContainerId(app), Resources(memory_reservation=5, pids_limit=9), ("10-fake",), wait=True
+    )
+
+    assert await limits_of(daemon, app) == Limits(cpu_shares=512, cpu_quota=20_000, cpuset_mems=MEMORY_NODES)
+    verbose = pb.ContainerStatusRequest(container_id=app, verbose=True)
+    spec = json.loads((await daemon.client.ContainerStatus(verbose)).info["info"])["runtimeSpec"]
+    assert spec["linux"]["resources"]["memory"] == {"reservation": 5}, "CRI has no field for it, but it is there"
+    assert spec["linux"]["resources"]["pids"] == {"limit": 9}
 
 
 async def test_resources_of_no_pod(daemon: Daemon, pod_id: str) -> None:

@@ -37,6 +37,8 @@ COMMANDS: dict[str, catalog.Command] = {
     "add two names": add(ONE, "reg/a:1", "reg/a:2"),
     "remove": catalog.Remove(image_id=ONE),
     "release": catalog.Release(image_id=ONE),
+    "left": catalog.NoteLeft(layers=2),
+    "none left": catalog.NoteLeft(layers=0),
     "collected": catalog.NoteCollected(layers=3, collect=1),
     "gave up": catalog.NoteGaveUp(reason="crash"),
 }
@@ -45,24 +47,32 @@ EXPECTED = {
     ("empty", "add two names"): "ANN",
     ("empty", "remove"): "",
     ("empty", "release"): "E",
+    ("empty", "left"): "L",
+    ("empty", "none left"): "",
     ("empty", "collected"): "",
     ("empty", "gave up"): "",
     ("one", "add"): "",
     ("one", "add two names"): "N",
     ("one", "remove"): "R",
     ("one", "release"): "",
+    ("one", "left"): "L",
+    ("one", "none left"): "",
     ("one", "collected"): "",
     ("one", "gave up"): "",
     ("nameless", "add"): "N",
     ("nameless", "add two names"): "NN",
     ("nameless", "remove"): "R",
     ("nameless", "release"): "",
+    ("nameless", "left"): "L",
+    ("nameless", "none left"): "",
     ("nameless", "collected"): "",
     ("nameless", "gave up"): "",
     ("collecting", "add"): "AN",
     ("collecting", "add two names"): "ANN",
     ("collecting", "remove"): "",
     ("collecting", "release"): "E",
+    ("collecting", "left"): "",
+    ("collecting", "none left"): "",
     ("collecting", "collected"): "C",
     ("collecting", "gave up"): "",
 }
@@ -71,6 +81,7 @@ LETTERS = {
     events.ImageNamed: "N",
     events.ImageRemoved: "R",
     events.ImageReleased: "E",
+    events.LayersLeft: "L",
     events.LayersCollected: "C",
 }
 
@@ -85,7 +96,11 @@ def test_every_phase_answers_every_command(phase: str, command: str) -> None:
 @pytest.mark.parametrize("phase", LIVES)
 def test_collection_is_owed_after_a_removal_only(phase: str) -> None:
     assert catalog.plan(LIVES[phase]) == (catalog.Collect(collect=1) if phase == "collecting" else None)
-    assert catalog.observe(LIVES[phase]) == ()
+    assert catalog.observe(LIVES[phase], catalog.Found(unreferenced=0)) == ()
+    owed = phase == "collecting"  # an interrupted collection, which takes whatever is left over
+    left = catalog.observe(LIVES[phase], catalog.Found(unreferenced=2))
+    assert left == (() if owed else (catalog.NoteLeft(layers=2),))
+    assert catalog.plan(after(*left, state=LIVES[phase])) == catalog.Collect(collect=1)
     assert not catalog.is_over(LIVES[phase])
 
 

@@ -92,7 +92,7 @@ def test_an_unknown_device_is_named_with_what_was_left_out() -> None:
     with pytest.raises(InvalidRequest) as error:
         edits("vendor.com/gpu=9", sources=sources)
     assert "CDI device 'vendor.com/gpu=9' is in no specification of this node" in error.value.message
-    assert "/etc/cdi/nvidia.yaml is not read" in error.value.message
+    assert "/etc/cdi/nvidia.yaml is not read: only files of at most" in error.value.message
     assert "/etc/cdi/broken.json: Input data was truncated" in error.value.message
     assert edits("vendor.com/gpu=0", sources=sources).env == ("DRIVER=5", "GPU=0")
 
@@ -118,6 +118,55 @@ def test_a_file_that_is_wrong_is_told_by_path_and_reason(change: dict[str, Any],
     with pytest.raises(InvalidRequest, match=r"^/etc/cdi/a.json: ") as error:
         cdi.parse(source({**GPU, **change}))
     assert says in error.value.message
+
+
+def test_a_file_in_yaml_says_the_same() -> None:
+    text = b"""---
+cdiVersion: 0.6.0
+kind: vendor.com/gpu
+containerEdits:
+  env: [DRIVER=5]
+  hooks:
+  - {hookName: createContainer, path: /usr/bin/setup}
+devices:
+- name: "0"
+  containerEdits:
+    env:
+    - GPU=0
+    deviceNodes:
+    - {path: /dev/gpu0, type: c, major: 195, minor: 0, permissions: rw, gid: 44}
+    mounts:
+    - hostPath: /usr/lib/gpu
+      containerPath: /usr/lib/gpu
+      options: [ro, nosuid]
+    additionalGids: [44, 0]
+- name: "1"
+  containerEdits: {env: [GPU=1], additionalGids: [45, 44]}
+"""
+    for name in ("a.yaml", "a.yml"):
+        assert cdi.parse(source(text, f"/etc/cdi/{name}")) == cdi.parse(source(GPU))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"kind: [", "no YAML"),
+        (b"cdiVersion: 0.6.0\n", "missing required field `kind`"),
+        (b"a: &a [1]\nb: *a\n", "anchors and aliases are not read"),
+        (
+            b"cdiVersion: 0.6.0\nkind: v.com/c\ndevices: [{name: 0}]\n",
+            "Expected `str`, got `int` - at `$.devices[0].name`",
+        ),
+        (b"", "Expected `object`, got `null`"),
+        (b"#" + b"x" * cdi.YAML_BYTES_MAX, "bytes of YAML, the limit is"),
+    ],
+)
+def test_a_file_in_yaml_that_is_wrong_is_named_and_left_out(text: bytes, says: str) -> None:
+    known = cdi.registry((source(text, "/etc/cdi/b.yaml"), source(GPU)))
+    (skipped,) = known.skipped
+    assert skipped.startswith("/etc/cdi/b.yaml: ")
+    assert says in skipped
+    assert "vendor.com/gpu=0" in known.devices
 
 
 def test_network_devices_are_refused_and_not_left_out() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
-from ocid.domain import container as domain, container_update as updates
+from ocid.domain import container as domain, container_restore as restores, container_update as updates
 from ocid.domain.container import MS, Container, decide, evolve, is_over, observe, plan
 from ocid.errors import WrongState
 from ocid.events import container as events
@@ -19,6 +19,7 @@ from tests.fakes.declared import EMPTY, container_declared
 from tests.fakes.grids import Grid
 
 D = container_declared()
+FROM_CHECKPOINT = container_declared(restores=events.Origin(digest=EMPTY, archive="/one.tar"))
 P, C = events.Prepared(spec=EMPTY, uid=0, gid=0), events.Created(pid=7, start_ticks=8)
 W, R = events.StartRequested(), events.Started(at_ns=5)
 S = events.StopRequested(grace_ms=1000, kill_at_boot_ns=1000 * MS, signal="SIGTERM")
@@ -50,6 +51,7 @@ LETTERS = {
     "q": "UpdateRequested",
     "u": "Updated",
     "n": "UpdateRefused",
+    "m": "UpdateAdjusted",
 }
 
 EXPECTED = Grid(
@@ -244,7 +246,8 @@ def test_what_plugins_changed_is_told_before_the_preparation_that_holds_it() -> 
 def test_the_table_is_complete() -> None:
     assert EXPECTED.phases == EXPECTED_OF_CHANGES.phases == list(PHASES)
     assert EXPECTED.commands + EXPECTED_OF_CHANGES.commands == list(COMMANDS)
-    assert {type(one) for one in COMMANDS.values()} == set(domain.Command.__args__)
+    elsewhere = {restores.NoteRestored}  # in test_container_restore
+    assert {type(one) for one in COMMANDS.values()} | elsewhere == set(domain.Command.__args__)
     kinds = {kind.__name__ for kind in REGISTRY.values() if kind.__module__ == events.__name__}
     assert set(LETTERS.values()) == kinds
 
@@ -260,7 +263,9 @@ def test_evolve_refuses_no_fact_in_any_phase(phase: str) -> None:
     ends = (PREPARE_FAILED, CREATE_FAILED, START_FAILED, O, V, X, events.Removed())
     made = events.Updated(update_id="u1", limits=EMPTY)
     refused = events.UpdateRefused(update_id="u1", error="E", message="m")
-    for fact in (D, P, C, W, R, S, Q, made, refused, *ends, failing, events.LogReopened(), U):
+    digests = {"changes": EMPTY, "change": EMPTY}
+    adjusted = events.UpdateAdjusted(update_id="u1", plugins=("10-a",), count=1, **digests)
+    for fact in (D, P, C, W, R, S, Q, adjusted, made, refused, *ends, failing, events.LogReopened(), U):
         assert isinstance(evolve(PHASES[phase], fact), Container)
 
 
@@ -338,7 +343,9 @@ def note_of(effect: Any) -> Any:
             return COMMANDS["Ran"]
         case updates.ApplyUpdate(update_id=update_id):
             return updates.NoteUpdated(update_id=update_id, limits=EMPTY)
-        case domain.Watch() | domain.Terminate():
+        case restores.RestoreEffect():
+            return restores.NoteRestored(pid=7, start_ticks=8, at_ns=5)
+        case domain.Watch() | domain.Terminate() | restores.Forgo():
             return COMMANDS["Exit"]
         case domain.Release():
             return COMMANDS["Free"]
@@ -369,7 +376,7 @@ moves = st.sampled_from(["note", "note", "note", "fail", *COMMANDS]) | stops | c
 @st.composite
 def reached(draw: st.DrawFn) -> Container:
     """Any state that commands and notes lead to."""
-    state = told(domain.INITIAL, COMMANDS["Create"])
+    state = told(domain.INITIAL, domain.Create(declared=draw(st.sampled_from([D, FROM_CHECKPOINT]))))
     for move in draw(st.lists(moves, max_size=14)):
         effect = plan(state)
         if move in ("note", "fail"):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import reduce
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
 from ocid.domain import container_update as domain
 from ocid.domain.configs import HugepageLimit, LinuxResources
 from ocid.domain.container_update import BRIEF_CHARS_MAX, SETTLED_MAX, WAITING_MAX, ApplyUpdate, Limits, Settled, brief
-from ocid.errors import Exhausted, WrongState
+from ocid.errors import EffectFailed, Exhausted, WrongState
+from ocid.events import container as events
 from ocid.ids import digest_of
 
 A = "a change"
@@ -49,6 +51,35 @@ def test_changes_are_applied_in_the_order_asked_each_on_what_the_one_before_left
     assert limits.in_force == digest_of(b"x")
     assert limits.outcome("1") == Settled(update_id="1")
     assert limits.outcome("2") == Settled(update_id="2", error="EffectFailed", message="busy")
+
+
+@pytest.mark.parametrize("note", [applied("1"), refused("1")])
+def test_what_plugins_made_of_a_change_is_said_before_what_became_of_it(note: domain.NoteUpdated) -> None:
+    digest = digest_of(b"x")
+    adjusted = events.UpdateAdjusted(update_id="1", plugins=("10-a",), count=1, changes=digest, change=digest)
+    limits, note = told(Limits(), want("1")), msgspec.structs.replace(note, adjusted=(adjusted,))
+
+    first, second = domain.decide(limits, note, "c1", "")
+    assert first == adjusted
+    assert domain.evolve(limits, first) == limits
+    assert domain.evolve(limits, second).outcome("1") is not None
+    assert domain.decide(told(limits, applied("1")), note, "c1", "") == ()
+
+
+def test_a_change_that_plugins_want_is_theirs_until_it_is_applied() -> None:
+    asked = msgspec.structs.replace(want("1"), plugins=("10-a", "20-b"))
+    due = domain.plan(told(Limits(), asked))
+    assert due is not None
+    assert due.plugins == ("10-a", "20-b")
+
+
+def test_why_a_change_is_not_in_force() -> None:
+    limits = told(Limits(), want("1"), want("2"), want("3"), applied("1"), refused("2"))
+
+    assert domain.refusal(limits, "1", "c1", "") is None
+    assert isinstance(one := domain.refusal(limits, "2", "c1", ""), EffectFailed)
+    assert one.message == "limits of container 'c1': busy"
+    assert isinstance(domain.refusal(limits, "3", "c1", "stopping"), WrongState)
 
 
 def test_a_note_about_what_is_not_due_says_nothing() -> None:

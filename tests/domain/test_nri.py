@@ -185,7 +185,7 @@ CONFLICTS = {
     "unified 'u'": Adjustment(resources=Resources(unified={"u": "1"})),
     "pids limit": Adjustment(resources=Resources(pids_limit=1)),
     "oom score": Adjustment(oom_score_adj=1),
-    "seccomp": Adjustment(seccomp={}),
+    "seccomp": Adjustment(seccomp={"defaultAction": "SCMP_ACT_ALLOW"}),
     "namespaces 'pid'": Adjustment(namespaces=(("pid", ""),)),
     "sysctl 's'": Adjustment(sysctl={"s": "1"}),
 }
@@ -220,6 +220,7 @@ def test_what_a_plugin_removes_another_may_set_anew() -> None:
         (Adjustment(devices=(Device(path="/dev/x", kind="z"),)), "wanted an absolute path"),
         (Adjustment(rlimits=(Rlimit(kind="RLIMIT_CORE", hard=1, soft=2),)), "above its ceiling"),
         (Adjustment(args=("",)), "without a program"),
+        (Adjustment(seccomp={"flags": []}), "plugin 10-a: a seccomp policy has no default action"),
     ],
 )
 def test_what_means_nothing_is_refused(wanted: Adjustment, words: str) -> None:
@@ -283,8 +284,8 @@ def test_updates_of_several_plugins_are_one_for_each_container() -> None:
     updates.take([Update(container_id="c2", resources=Resources(cpu_shares=5))], "20-b")
 
     assert updates.all() == (
-        Update(container_id="c1", resources=Resources(cpu_shares=1, memory_limit=2)),
-        Update(container_id="c2", resources=Resources(cpu_shares=5)),
+        Update(container_id="c1", resources=Resources(cpu_shares=1, memory_limit=2), plugins=("10-a", "20-b")),
+        Update(container_id="c2", resources=Resources(cpu_shares=5), plugins=("20-b",)),
     )
     assert updates.of("c2") == Resources(cpu_shares=5)
     assert updates.of("c3") is None
@@ -304,7 +305,7 @@ def test_updates_conflict_unless_their_failure_is_to_be_ignored() -> None:
     assert updates.of("c1") == Resources(cpu_shares=1)
     with pytest.raises(AlreadyExists, match="10-a and by plugin 20-b"):
         updates.take([one], "20-b")
-    with pytest.raises(Unsupported, match="RDT"):
+    with pytest.raises(Unsupported, match="20-b wants another rdt class"):
         updates.take([Update(container_id="c1", resources=Resources(rdt_class="gold"))], "20-b")
 
 

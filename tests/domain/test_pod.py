@@ -35,6 +35,7 @@ LETTERS = {
     "D": "Declared",
     "P": "Prepared",
     "A": "NetworkAttached",
+    "V": "FurtherNetworkAttached",
     "Z": "PauseStarted",
     "Y": "Announced",
     "R": "Ready",
@@ -368,3 +369,16 @@ def test_resources_are_those_told_last_and_what_is_not_told_stays() -> None:
     assert (state.overhead, state.resources) == (EMPTY, other)
     assert decide(state, domain.NoteResources(overhead=EMPTY, resources=other)) == ()
     assert plan(state) == plan(PHASES["ready"])
+
+
+def test_further_networks_are_facts_of_their_own_beside_the_first():
+    one = events.FurtherNetworkAttached(network="storage", interface="net1", addresses=("10.9.0.2",))
+    two = events.FurtherNetworkAttached(network="backup", interface="net2", addresses=())
+    note = domain.NoteAttached(addresses=("10.88.0.2",), via="cni:first", further=(one, two))
+    attached, *others = domain.decide(after(BRIDGE, P), note)
+    assert others == [one, two, R]
+    state = after(BRIDGE, P, attached, *others)
+    assert state.further == (one, two)
+    assert state.attached is not None
+    assert state.attached.addresses == ("10.88.0.2",)
+    assert domain.decide(state, note) == ()

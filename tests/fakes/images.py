@@ -33,7 +33,7 @@ class Built:
         return self.resolved.image_id
 
 
-def build_image(*contents: str, stop_signal: str = "") -> Built:
+def build_image(*contents: str, stop_signal: str = "", annotation: str = "") -> Built:
     """Make an image of one layer for each of *contents*; the same contents are the same layer."""
     diffs = [digest_of(f"diff {content}".encode()) for content in contents]
     blobs = [digest_of(f"blob {content}".encode()) for content in contents]
@@ -55,6 +55,7 @@ def build_image(*contents: str, stop_signal: str = "") -> Built:
                 "size": len(config),
             },
             "layers": [{"mediaType": GZIP, "digest": blob, "size": BLOB_BYTES} for blob in blobs],
+            **({"annotations": {annotation: "old"}} if annotation else {}),
         }
     )
     layers = tuple(
@@ -83,8 +84,8 @@ class Shelf:
     images: dict[str, Built] = field(default_factory=dict)  # by normalised reference
     downloads: list[Digest] = field(default_factory=list)  # blobs that came whole
 
-    def put(self, reference: str, *contents: str, stop_signal: str = "") -> Built:
-        built = self.images[reference] = build_image(*contents, stop_signal=stop_signal)
+    def put(self, reference: str, *contents: str, stop_signal: str = "", annotation: str = "") -> Built:
+        built = self.images[reference] = build_image(*contents, stop_signal=stop_signal, annotation=annotation)
         return built
 
 

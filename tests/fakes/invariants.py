@@ -157,7 +157,7 @@ def _leaks(node: Node) -> list[str]:
     problems += [f"address {one} leaked" for one in world.addresses if one not in attached]
     problems += [f"lease {one} leaked" for one in view.pods.leases if one not in attached]
     problems += [f"link {one} of {name} leaked" for one, name in world.links.items() if name not in up]
-    problems += [f"CNI attachment of {name} leaked" for name in world.plugins if name not in up]
+    problems += [f"CNI attachment of {name} leaked" for name in world.plugins if name.partition("@")[0] not in up]
     problems += [f"process {one} leaked" for one in world.tasks.values() if one.owner not in held.keys() | up.keys()]
     cgroups = [f"/ocid/{name}" for name in view.pods.rows]
     problems += [f"cgroup {one} leaked" for one in world.cgroups if one.count("/") > 2 and not _within(one, cgroups)]

@@ -10,7 +10,7 @@ import trio
 
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
-from ocid.domain import catalog, checkpoint, container, container_update, exec as execution, pod
+from ocid.domain import catalog, checkpoint, container, container_update, exec as execution, networks, pod
 from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
@@ -37,8 +37,10 @@ from ocid.events import (
 from ocid.events.envelope import Context
 from ocid.ids import CheckpointId, ContainerId, ExecId, ImageId, PodId, digest_of
 from ocid.ports import Credentials
+from ocid.ports.archives import ArchiveSource
 from ocid.projections.containers import ContainerKey
 from ocid.projections.pods import PodKey
+from tests.fakes.life import Killed
 from tests.fakes.node import Node
 
 T = TypeVar("T")
@@ -48,7 +50,13 @@ SALT = b"salt of the simulation"
 
 
 def pod_config(
-    name: str = "web", *, attempt: int = 0, shared_pid: bool = False, host: bool = False, users: bool = False
+    name: str = "web",
+    *,
+    attempt: int = 0,
+    shared_pid: bool = False,
+    host: bool = False,
+    users: bool = False,
+    further: str = "",
 ) -> PodConfig:
     """A pod as a kubelet asks for it."""
     mapping = (IdMapping(host_id=1 << 20, length=65_536),)
@@ -60,6 +68,7 @@ def pod_config(
     return PodConfig(
         metadata=Metadata(name=name, uid=f"uid-{name}", namespace="prod", attempt=attempt),
         linux=LinuxPodConfig(security_context=PodSecurityContext(namespace_options=options)),
+        annotations={networks.ANNOTATION: further} if further else {},
     )
 
 
@@ -172,6 +181,8 @@ class Kubelet:
                 except OcidError:
                     if not life.dead:
                         raise
+                except Killed:
+                    pass  # in a look of the call's own, which is no actor's
                 finally:
                     life.callers.discard(scope)
             await life.over.wait()
@@ -191,6 +202,9 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
         run_dir = core.host.settings.run / "pods" / pod_id
         document = msgspec.json.encode(config)
         network = "host" if config.host_network else core.host.network.kind("")
+        further = networks.wishes(config.annotations)
+        if further:
+            core.host.network.admit("", network, [wish.network for wish in further])
         declared = pod_events.Declared(
             pod_id=pod_id,
             name=meta.name,
@@ -209,6 +223,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             shared_pid=options.pid is NamespaceMode.POD,
             userns="" if options.user_namespace is None else str(run_dir / "ns" / "user"),
             plugins=core.host.plugins.enabled,
+            networks=networks.named(further),
         )
         actor = core.pods.create(pod_id, key)
         await actor.ask(pod.Run(declared=declared), KUBELET, (document,))
@@ -228,8 +243,13 @@ async def _create(core: Core, pod_id: PodId, config: ContainerConfig) -> Contain
         raise WrongState("pod", pod_id, wants="ready", is_now=row.state.phase)
     key = ContainerKey(pod_id, config.metadata.name, config.metadata.attempt)
     actor = core.containers.joined(key)
+    if actor is None and config.image.image.startswith("/"):
+        config, origin = await _restore(core, config)
+        actor = core.containers.joined(key)
+    else:
+        origin = None
     if actor is None:
-        declared, document, secrets = _declare(core, row.state.declared, config)
+        declared, document, secrets = _declare(core, row.state.declared, config, origin)
         core.host.secrets.keep(declared.container_id, secrets)
         actor = core.containers.create(declared.container_id, key)
         await actor.ask(container.Create(declared=declared), KUBELET, (document,))
@@ -241,8 +261,19 @@ async def _create(core: Core, pod_id: PodId, config: ContainerConfig) -> Contain
     return state.declared.container_id
 
 
+async def _restore(core: Core, config: ContainerConfig) -> tuple[ContainerConfig, container_events.Origin]:
+    archive = config.image.image
+    digest, facts = await core.host.archives.read(ArchiveSource(archive=archive))
+    assert digest is not None
+    origin = container_events.Origin(digest=digest, archive=archive, name=facts.name)
+    return msgspec.structs.replace(config, working_dir=facts.image_refs[0]), origin
+
+
 def _declare(
-    core: Core, declared: pod_events.Declared, config: ContainerConfig
+    core: Core,
+    declared: pod_events.Declared,
+    config: ContainerConfig,
+    origin: container_events.Origin | None,
 ) -> tuple[container_events.Declared, bytes, dict[int, bytes]]:
     images = _catalog(core)
     image_id = catalog.find(images, config.working_dir)
@@ -271,6 +302,7 @@ def _declare(
         writable=str(settings.root / "containers" / container_id),
         cgroup=f"{declared.cgroup_parent}/{container_id}",
         stop_signal=config.stop_signal,
+        restores=origin,
     )
     return made, document, secrets
 

@@ -14,15 +14,18 @@ from trio.testing import MockClock
 from ocid.actors import recovery
 from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
+from ocid.domain.checkpoint_facts import CheckpointFacts
 from ocid.events import node as node_events
 from ocid.ids import digest_of
 from ocid.journal.memory import Crash, Disk, MemoryLog, memory_journal
 from ocid.journal.writer import Writer
+from ocid.ports.archives import NoArchives
 from ocid.ports.plugins import NoPlugins
 from ocid.projections.view import View
+from tests.fakes.archives import FakeArchives
 from tests.fakes.images import FakeLayers, FakeRegistry, Shelf
 from tests.fakes.life import Faults, Killed, Life, Moment
-from tests.fakes.plugins import FakePlugins
+from tests.fakes.plugins import Answer, FakePlugins
 from tests.fakes.pods import FakeClock, FakeHostFiles, FakeNetwork, FakeSandboxes, FakeSecrets
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.streams import FakeStreams
@@ -47,9 +50,12 @@ class Node:
     shelf: Shelf = field(default_factory=Shelf)
     steps: list[str] = field(default_factory=list)  # of all effects, over all lives
     told: list[tuple[str, str]] = field(default_factory=list)  # to plugins: (event, id), over all lives
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)  # of plugins, to (event, id)
     lives: int = 0
     interesting: tuple[int, int] = (0, 0)  # commits and steps before what a scenario is about
     down: bool = False  # the machine is off: no life begins
+    checkpoints: dict[str, CheckpointFacts] = field(default_factory=dict)  # by path, or by chain id of a layer
+    restores: bool = True  # whether containers may go on from them
     on_core: Callable[[Core], None] = lambda core: None  # what a test changes in every new core
 
     def __post_init__(self) -> None:
@@ -194,7 +200,8 @@ class Node:
             files=FakeHostFiles(),
             usage=self.usage,
             new_id=self.world.new_id,
-            plugins=FakePlugins(life, self.told) if self.watched else NoPlugins(),
+            plugins=FakePlugins(life, self.told, self.answers) if self.watched else NoPlugins(),
+            archives=FakeArchives(life, self.checkpoints) if self.restores else NoArchives(),
         )
 
 

@@ -8,12 +8,15 @@ import msgspec
 import trio
 
 from ocid.domain import cdi
+from ocid.domain.networks import Wish
 from ocid.domain.spec.inputs import DeviceNode
 from ocid.errors import EffectFailed, InvalidRequest
-from ocid.ids import PodId
-from ocid.ports import Attachment, NetworkOrder, Process, SandboxOrder
+from ocid.ports import Attachment, FurtherAttachment, NetworkOrder, Process, SandboxOrder
 from tests.fakes.life import Life
 from tests.fakes.world import Program, Task, World
+
+FURTHER = ("storage", "backup", "broken")  # CNI networks that pods may ask for …
+BROKEN = "broken"  # … of which the plugin always fails
 
 
 class FakeClock:
@@ -55,6 +58,8 @@ class FakeHostFiles:
         return host_path
 
     def devices(self, host_path: str, container_path: str, permissions: str) -> Sequence[DeviceNode]:
+        if host_path.startswith("/missing"):
+            raise InvalidRequest(f"device {host_path!r} does not exist on this host")
         return (DeviceNode(path=container_path, kind="c", major=1, minor=3, access=permissions),)
 
     def all_devices(self) -> Sequence[DeviceNode]:
@@ -68,6 +73,9 @@ class FakeHostFiles:
 
     def apparmor_profiles(self) -> frozenset[str] | None:
         return frozenset()
+
+    def block_devices(self, patterns: Sequence[str]) -> Sequence[tuple[int, int]]:
+        return ()
 
     def cdi_specs(self) -> Sequence[cdi.Source]:
         return ()
@@ -101,6 +109,11 @@ class FakeSandboxes:
         async with self._life.effect("sandbox.tune", order.pod_id):
             if order.netns not in self._world.pins:
                 raise EffectFailed(f"no such network namespace: {order.netns}")
+
+    async def furnish_again(self, order: SandboxOrder) -> None:
+        async with self._life.effect("sandbox.furnish_again", f"{order.pod_id} again {self._life.new_name()}"):
+            if not all(pin in self._world.pins for pin in self._pins(order)):
+                raise EffectFailed("a namespace of the pod is gone")
 
     async def start_pause(self, order: SandboxOrder) -> Process:
         async with self._life.effect("sandbox.start_pause", order.pod_id):
@@ -174,6 +187,11 @@ class FakeNetwork:
     def not_ready(self) -> str | None:
         return None
 
+    def admit(self, handler: str, kind: str, names: Sequence[str]) -> None:
+        for name in names:
+            if kind != "cni" or name not in FURTHER:
+                raise InvalidRequest(f"CNI network {name!r} is not configured")
+
     async def attach(self, order: NetworkOrder) -> Attachment:
         async with self._life.effect("network.attach", order.pod_id):
             if order.netns not in self._world.pins:
@@ -189,23 +207,51 @@ class FakeNetwork:
         return Attachment(addresses=tuple(one.partition("/")[0] for one in order.addresses), via="bridge")
 
     async def _add(self, order: NetworkOrder) -> Attachment:
-        """CNI ADD. Once more for an attached pod, it answers from the cached result."""
-        address = f"10.85.0.{len(self._world.plugins) + 2}"
-        known = self._world.plugins.get(order.pod_id)
-        result = known or msgspec.json.encode({"cniVersion": "1.0.0", "ips": [{"address": f"{address}/16"}]})
-        self._world.plugins[order.pod_id] = result
-        await self._life.step("network.attach added")
-        address = msgspec.json.decode(result)["ips"][0]["address"].partition("/")[0]
-        return Attachment(addresses=(address,), via="cni:test", result=result)
+        """CNI ADD of every network. Once more for an attached pod, it answers from the cached results."""
+        address, result = await self._add_one(order.pod_id)
+        further = []
+        for wish in order.networks:
+            try:
+                if wish.network == BROKEN:
+                    raise EffectFailed(f"CNI network {BROKEN!r}: plugin 'broken' failed to ADD")
+                ip, document = await self._add_one(f"{order.pod_id}@{wish.interface}")
+            except EffectFailed:
+                await self._delete(order, {})
+                raise
+            one = FurtherAttachment(network=wish.network, interface=wish.interface, addresses=(ip,), result=document)
+            further.append(one)
+        return Attachment(addresses=(address,), via="cni:test", result=result, further=tuple(further))
 
-    async def detach(self, order: NetworkOrder, result: bytes | None) -> None:
+    async def _add_one(self, key: str) -> tuple[str, bytes]:
+        address = f"10.85.0.{len(self._world.plugins) + 2}"
+        known = self._world.plugins.get(key)
+        result = known or msgspec.json.encode({"cniVersion": "1.0.0", "ips": [{"address": f"{address}/16"}]})
+        self._world.plugins[key] = result
+        await self._life.step("network.attach added")
+        return msgspec.json.decode(result)["ips"][0]["address"].partition("/")[0], result
+
+    async def _delete(self, order: NetworkOrder, results: Mapping[str, bytes | None]) -> None:
+        """CNI DEL of every network, the last one first."""
+        world = self._world
+        for wish in reversed((Wish(network="test", interface=""), *order.networks)):
+            key = f"{order.pod_id}@{wish.interface}" if wish.interface else order.pod_id
+            known, brought = world.plugins.get(key), results.get(wish.interface)
+            if None not in (known, brought) and known != brought:
+                world.violate(f"CNI DEL of {key} brings another result than ADD gave")
+            world.plugins.pop(key, None)
+            if order.networks:
+                await self._life.step("network.detach deleted")
+
+    async def detach(
+        self, order: NetworkOrder, result: bytes | None, further: Mapping[str, bytes] | None = None
+    ) -> None:
         world = self._world
         async with self._life.effect("network.detach", order.pod_id):
+            users = [task.owner for task in world.tasks.values() if task.netns and task.netns == order.netns]
+            if set(users) - {order.pod_id}:  # its pause process goes last
+                world.violate(f"the network of pod {order.pod_id} is removed while {users} live in it")
             if order.network == "cni":
-                known = world.plugins.get(order.pod_id)
-                if None not in (known, result) and known != result:
-                    world.violate(f"CNI DEL of {order.pod_id} brings another result than ADD gave")
-                world.plugins.pop(order.pod_id, None)
+                await self._delete(order, {"": result, **(further or {})})
                 return
             world.links.pop(order.interface, None)
             await self._life.step("network.detach link")
@@ -219,13 +265,13 @@ class FakeNetwork:
     async def watch(self) -> None:
         await trio.sleep_forever()
 
-    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[PodId]) -> tuple[str, ...]:
+    async def reconcile(self, live: Collection[NetworkOrder], others: Collection[NetworkOrder]) -> tuple[str, ...]:
         await trio.lowlevel.checkpoint()
         for order in live:
             if order.network == "bridge" and self._world.links.get(order.interface) != order.pod_id:
                 self._life.faults.seen.append(f"reconcile: {order.pod_id} has no link")
-        known = {*others, *(order.pod_id for order in live)}
-        stale = tuple(pod_id for pod_id in self._world.plugins if pod_id not in known)
-        for pod_id in stale:
-            del self._world.plugins[pod_id]
-        return stale
+        known = {order.pod_id for order in (*live, *others)}
+        stale = [key for key in self._world.plugins if key.partition("@")[0] not in known]
+        for key in stale:
+            del self._world.plugins[key]
+        return tuple(dict.fromkeys(key.partition("@")[0] for key in stale))

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from ocid.domain.spec.inputs import HostFacts
-from ocid.errors import EffectFailed, WrongState
+from ocid.errors import EffectFailed, Unavailable, WrongState
 from ocid.ids import CheckpointId, ContainerId, ExecId
 from ocid.ports import (
     CheckpointOrder,
@@ -67,21 +67,48 @@ class FakeRuntime:
                 return known.task.process
             if known is not None:
                 world.forget(name)  # half made
-            spec = self.read_bundle(order)
-            if spec["root"]["path"] not in world.mounts:
-                raise EffectFailed(f"root file system {spec['root']['path']} is not mounted")
-            paths = {one["type"]: one.get("path", "") for one in spec["linux"]["namespaces"]}
-            for path in paths.values():
-                if path.startswith("/run/") and path not in world.pins:
-                    raise EffectFailed(f"namespace {path} is not there")
-            pid_init = self._pid_init(paths.get("pid", ""))
-            world.contained[name] = Contained()
-            await self._life.step("runtime.create half")
-            program = Program.of(spec["process"]["args"])
-            task = world.spawn(name, order.cgroup, paths.get("network", ""), program, pid_init)
-            world.contained[name].task = task
-            world.limits[name] = limits_of(spec)
+            task = await self._make(order, "runtime.create half")
         return task.process
+
+    async def require_restore(self, order: ContainerOrder) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def restore(self, order: ContainerOrder) -> Process:
+        world, name = self._world, order.container_id
+        async with self._life.effect("runtime.restore", name):
+            known = world.contained.get(name)
+            if known is not None and known.task is None:
+                world.forget(name)
+                raise Unavailable(f"the restore of container {name} was cut short")
+            if known is not None and known.task is not None:
+                return known.task.process
+            if world.paths.get(f"{order.writable}/restore") != b"whole":
+                raise EffectFailed(f"no checkpoint of container {name} is unpacked")
+            task = await self._make(order, "runtime.restore half")
+            world.contained[name].started = True
+            world.starts[name] += 1
+            world.begin(task)
+            await self._life.step("runtime.restore runs")
+            world.paths.pop(f"{order.writable}/restore")
+        return task.process
+
+    async def _make(self, order: ContainerOrder, half: str) -> Task:
+        world, name = self._world, order.container_id
+        spec = self.read_bundle(order)
+        if spec["root"]["path"] not in world.mounts:
+            raise EffectFailed(f"root file system {spec['root']['path']} is not mounted")
+        paths = {one["type"]: one.get("path", "") for one in spec["linux"]["namespaces"]}
+        for path in paths.values():
+            if path.startswith("/run/") and path not in world.pins:
+                raise EffectFailed(f"namespace {path} is not there")
+        pid_init = self._pid_init(paths.get("pid", ""))
+        world.contained[name] = Contained()
+        await self._life.step(half)
+        program = Program.of(spec["process"]["args"])
+        task = world.spawn(name, order.cgroup, paths.get("network", ""), program, pid_init)
+        world.contained[name].task = task
+        world.limits[name] = limits_of(spec)
+        return task
 
     def _pid_init(self, path: str) -> Task | None:
         if not path:
@@ -121,11 +148,12 @@ class FakeRuntime:
                 world.before_update[name] = (limits.update_id, before)
             try:
                 for part, values in limits.resources.items():
-                    if values.get("limit", USED_BYTES) < USED_BYTES:
-                        raise EffectFailed("device or resource busy")
+                    if part == "memory" and 0 <= values.get("limit", USED_BYTES) < USED_BYTES:
+                        wants = f"{values['limit']} at most"
+                        raise WrongState("memory of container", name, wants=wants, is_now=f"{USED_BYTES} bytes")
                     world.limits[name] = {**world.limits[name], part: values}
                     await self._life.step(f"runtime.update {part}")
-            except (EffectFailed, trio.Cancelled):
+            except (WrongState, trio.Cancelled):
                 if not self._life.dead and name in world.limits:
                     world.limits[name] = before
                 raise

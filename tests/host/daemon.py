@@ -319,7 +319,8 @@ class Daemon:
         for place in ("pods", "containers", "exits", "tmp", *self._state_directories()):
             directory = self.run / place
             if directory.is_dir():
-                found += [f"in run directory: {place}/{name}" for name in os.listdir(directory)]
+                names = set(os.listdir(directory)) - {".cache"}  # of compiled seccomp filters, crun's own
+                found += [f"in run directory: {place}/{name}" for name in sorted(names)]
         for place in ("containers", "staging", "cni"):
             directory = self.root / place
             if directory.is_dir():

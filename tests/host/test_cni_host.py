@@ -57,7 +57,7 @@ async def test_two_pods_reach_each_other_and_the_outside(node: Node, version: st
     assert [":" in address for address in first.addresses] == [False, True]
     assert fixture.leases() == {*first.addresses, *second.addresses}
     assert json.loads(first.result or b"")["cniVersion"] == version
-    trio_deadline = time.monotonic() + 5
+    trio_deadline = time.monotonic() + 5 * SLOW
     for address in (*second.addresses, OUTSIDE_ADDRESSES[0], "127.0.0.1"):
         while True:  # the bridge plugin leaves duplicate address detection on
             try:
@@ -291,6 +291,9 @@ NONSENSE = {
     "ten mebibytes": ("head -c 10485760 /dev/zero; exit 0\n", "wrote more than 1048576 bytes, and was killed"),
     "without end": ("cat /dev/zero\n", "wrote more than 1048576 bytes, and was killed"),
     "errors without end": ("head -c 10485760 /dev/zero >&2; echo '[]'; exit 0\n", "answered ADD with no JSON object"),
+    "text that is not UTF-8": ('printf \'{"ips":[],"x":"\\377\\376"}\'; exit 0\n', "answered ADD with no JSON object"),
+    "lists in lists": ("head -c 100000 /dev/zero | tr '\\0' '['; exit 0\n", "answered ADD with no JSON object"),
+    "errors of escapes": ("printf '\\033[31m\\n\\0' >&2; exit 3\n", "failed to ADD with exit code 3"),
     "a bad address": ("""echo '{"ips":[{"address":"x"}]}'; exit 0\n""", "an address that is none"),
     "a signal": ("kill -SEGV $$\n", "exit code 139"),
 }
@@ -311,6 +314,29 @@ async def test_a_plugin_that_answers_nonsense(node: Node, kind: str):
     assert says in failed.value.message
     assert "'testnet': plugin 'first'" in failed.value.message
     assert fixture.calls()[-1] == "DEL first"
+    assert fixture.remembered() == set()
+
+
+SLOWLY = {
+    "a byte at a time": "while :; do printf x; sleep 0.05; done\n",
+    "nothing any more": "exec >&- 2>&-; sleep 333\n",
+    "deaf to being asked to end": "trap '' TERM INT HUP; while :; do sleep 333; done\n",
+}
+
+
+@pytest.mark.parametrize("kind", SLOWLY)
+@in_node
+async def test_a_plugin_that_takes_too_long(node: Node, kind: str):
+    fixture = Fixture(node, plugin_timeout_s=0.4)
+    network = fixture.fakes("first", "slow")
+    fixture.task("slow", "ADD", SLOWLY[kind])
+    begin = time.monotonic()
+
+    with pytest.raises(Unavailable, match=r"'slow', asked to ADD, did not end within 0\.4 s, and was killed"):
+        await network.attach(node.order("one", network="cni"))
+
+    assert time.monotonic() - begin < 3
+    assert fixture.calls() == ["ADD first", "ADD slow", "DEL slow", "DEL first"]
     assert fixture.remembered() == set()
 
 

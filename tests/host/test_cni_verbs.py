@@ -99,12 +99,12 @@ async def test_what_is_remembered_of_pods_that_are_gone_gets_its_del(node: Node)
     sh(f"umount {gone.netns}")  # the machine was booted
     fixture.calls()
 
-    assert await fixture.daemon().reconcile([live], [half.pod_id]) == (gone.pod_id,)
+    assert await fixture.daemon().reconcile([live], [half]) == (gone.pod_id,)
 
     assert fixture.calls() == ["DEL first"]
     assert fixture.remembered() == {f"{live.pod_id}.json", f"{half.pod_id}.json"}
     assert told(fixture, "first", "DEL")["prevResult"]["by"] == "first"
-    assert await fixture.daemon().reconcile([live], [half.pod_id]) == ()
+    assert await fixture.daemon().reconcile([live], [half]) == ()
 
 
 @in_node

@@ -240,7 +240,22 @@ async def test_a_process_killed_for_memory_is_told_from_a_killed_one(world: Worl
     ended = await run(world, order, "/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1", memory=16 << 20)
 
     assert (ended.exit_code, ended.oom_killed) == (137, True)
+    assert Path(order.bundle, "oom").exists()
+    assert not Path("oom").exists(), "conmon notes it in its working directory, too, which is the bundle"
     await world.runtime.delete(order)
+
+
+async def test_a_monitor_is_at_home_in_its_bundle_and_the_daemon_where_it_was(world: World) -> None:
+    order, before = container_order(world), Path.cwd()
+    init = await create(world, order, "/bin/sleep", "100")
+    monitors = [one for one in processes.find_by_argument(order.bundle) if processes.name_of(one.pid) == "conmon"]
+
+    assert [os.readlink(f"/proc/{one.pid}/cwd") for one in monitors] == [order.bundle]
+    assert Path.cwd() == before
+    await world.runtime.signal(order, init, Signalled(signal=signal.SIGKILL, everyone=True))
+    await world.runtime.wait(order, init)
+    await world.runtime.delete(order)
+    assert not Path(order.bundle, "oom").exists()
 
 
 async def test_a_child_killed_for_memory_does_not_make_a_success_a_failure(world: World) -> None:

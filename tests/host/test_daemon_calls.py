@@ -20,7 +20,7 @@ from tests.host import daemon as host, nodes
 from tests.host.daemon import IMAGE, Cri, Daemon, Kubelet, Stage, log_lines, refused, wait_for
 from tests.host.nodes import SLOW
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
 
 NOBODY = "f" * 64
@@ -231,11 +231,13 @@ def test_exit_codes(kubelet: Kubelet, script: str, code: int, reason: str) -> No
     assert status.finished_at >= status.started_at > 0
 
 
-def test_a_container_that_takes_too_much_memory_is_oom_killed(kubelet: Kubelet) -> None:
+def test_a_container_that_takes_too_much_memory_is_oom_killed(daemon: Daemon, kubelet: Kubelet) -> None:
     pod_id = kubelet.run_pod()
     hog = "x=a; while true; do x=$x$x; done"
     status = kubelet.exited(kubelet.start(pod_id, "sh", "-c", hog, memory=16 << 20))
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
+    assert os.readlink(f"/proc/{daemon.pid}/cwd") == str(daemon.run)
+    assert not (daemon.run / "oom").exists(), "the monitor's note is in the container's bundle"
 
 
 def test_stop_gives_grace(kubelet: Kubelet) -> None:

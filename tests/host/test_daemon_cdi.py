@@ -16,8 +16,9 @@ from ocid.domain import cdi
 from ocid.ids import digest_of
 from tests.host import daemon as host
 from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
+from tests.host.nodes import SLOW
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, kubelet, nothing_leaks = host.stage, host.kubelet, host.nothing_leaks
 
 

@@ -8,8 +8,9 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import node as node_events
 from tests.host import daemon as host
 from tests.host.daemon import IMAGE, Kubelet, Stage
+from tests.host.nodes import SLOW
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120 * SLOW)]
 stage, nothing_leaks = host.stage, host.nothing_leaks
 
 

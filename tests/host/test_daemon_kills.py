@@ -24,7 +24,7 @@ from tests.host.daemon import GONE, IMAGE, Cri, Daemon, Kubelet, Stage, log_line
 from tests.host.nodes import SLOW
 from tests.registry import registry
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120 * SLOW)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
 
 ROUNDS = int(os.environ.get("OCID_KILLS", "12"))
@@ -84,7 +84,7 @@ class Churn:
             kubelet.end_pod(pod_id)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(200 * SLOW)
 def test_kills_at_random_moments_of_pod_churn(daemon: Daemon, kubelet: Kubelet) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -113,7 +113,7 @@ def test_kills_at_random_moments_of_pod_churn(daemon: Daemon, kubelet: Kubelet) 
 
 def wait_for_events(daemon: Daemon, count: int, timeout_s: float = 3.0) -> None:
     """Wait until the log has so many events more, for a while: a loaded machine makes few."""
-    until, wanted = time.monotonic() + timeout_s, daemon.last_seq() + count
+    until, wanted = time.monotonic() + timeout_s * SLOW, daemon.last_seq() + count
     with daemon.log() as log:
         while log.last_seq() < wanted and time.monotonic() < until:
             time.sleep(0.01)

@@ -17,8 +17,9 @@ from grpclib.exceptions import GRPCError
 from ocid.cri.stubs import api_pb2 as pb
 from tests.host import daemon as host
 from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
+from tests.host.nodes import SLOW
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
 
 PROCESSES = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done; true"

@@ -20,8 +20,9 @@ from ocid.events import node as node_events, pod as pod_events
 from tests.host import daemon as host
 from tests.host.cnifixtures import FAKE
 from tests.host.daemon import Daemon, Kubelet, Stage, refused, wait_for
+from tests.host.nodes import SLOW
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120 * SLOW)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
 
 HTTPD = ("sh", "-c", "mkdir -p /www; echo $HOSTNAME > /www/name; exec httpd -f -p 80 -h /www")

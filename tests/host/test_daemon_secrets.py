@@ -13,9 +13,10 @@ from ocid.cri.stubs import api_pb2 as pb
 from tests import images
 from tests.host import daemon as host
 from tests.host.daemon import Daemon, Kubelet
+from tests.host.nodes import SLOW
 from tests.registry import Registry, registry
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
 
 # Each is found by its name, or by its shape; none of these words may be in the log.

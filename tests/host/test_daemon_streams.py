@@ -17,7 +17,7 @@ from tests.host.daemon import Daemon, Kubelet, refused, wait_for
 from tests.host.nodes import SLOW
 from tests.streaming.clients import Refused, Result, dial, exec_spdy, exec_websocket, over_spdy
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120 * SLOW)]
 stage, daemon, nothing_leaks = host.stage, host.daemon, host.nothing_leaks
 kubelet = host.kubelet
 

@@ -22,10 +22,11 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import checkpoint as checkpoint_events, container as events
 from tests.host import daemon as host
 from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
+from tests.host.nodes import SLOW
 from tests.host.test_checkpoints import criu_refusal as criu_refusal
 from tests.host.test_daemon_kills import BROKEN
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120 * SLOW)]
 stage, nothing_leaks = host.stage, host.nothing_leaks
 
 MIB = 1 << 20
@@ -98,10 +99,15 @@ def test_limits_of_created_and_running_containers(
         expected = {"memory_limit_in_bytes": 96 * MIB, "cpu_shares": 300, "cpu_quota": 20_000}
         assert kernel(kubelet, container_id) == shown(kubelet, container_id) == expected
         assert kubelet.sh(container_id, "grep Cpus_allowed_list /proc/self/status").split()[-1] == "0"
-        for limits in ({"memory_limit_in_bytes": 4096}, {"cpu_quota": 5}, {"cpuset_cpus": "4095", "cpu_shares": 2}):
+        for limits, status, words in (
+            ({"memory_limit_in_bytes": 4096}, Status.FAILED_PRECONDITION, "bytes, not 4096 at most"),
+            ({"cpu_quota": 5}, Status.INVALID_ARGUMENT, "change of limits"),
+            ({"cpuset_cpus": "4095", "cpu_shares": 2}, Status.INVALID_ARGUMENT, "change of limits"),
+        ):
             with pytest.raises(GRPCError) as caught:
                 update(kubelet, container_id, **limits)
-            assert refused(caught)[0] is Status.UNKNOWN
+            assert refused(caught)[0] is status
+            assert words in refused(caught)[1]
             assert kernel(kubelet, container_id) == shown(kubelet, container_id) == expected
         update(kubelet, container_id, cpu_quota=-1)
         assert kernel(kubelet, container_id)["cpu_quota"] == -1
@@ -128,7 +134,7 @@ def test_kills_in_the_middle_of_changes(stage: Stage, private_mounts: None) -> N
                         update(mine, container_id, **limits)
                         acknowledged[0] += 1
                     except GRPCError as error:
-                        if error.status is not Status.UNKNOWN:
+                        if error.status is not Status.INVALID_ARGUMENT:
                             raise
 
         for round_ in range(6):

@@ -24,9 +24,10 @@ from ocid.cri.stubs import api_pb2 as pb
 from tests import images
 from tests.host import daemon as host
 from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
+from tests.host.nodes import SLOW
 from tests.images import archive, directory, member
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, nothing_leaks = host.stage, host.nothing_leaks
 
 HOST_ID = 1_048_576

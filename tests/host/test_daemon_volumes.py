@@ -15,9 +15,10 @@ from ocid.cri.stubs import api_pb2 as pb
 from tests import images
 from tests.host import daemon as host
 from tests.host.daemon import Daemon, Kubelet, Stage, refused, wait_for
+from tests.host.nodes import SLOW
 from tests.images import archive, directory, member, symlink
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, daemon, kubelet, nothing_leaks = host.stage, host.daemon, host.kubelet, host.nothing_leaks
 
 NAME = "docker.io/test/pages:1"

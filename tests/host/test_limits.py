@@ -16,7 +16,7 @@ import trio
 
 from ocid.adapters import limits as adapter
 from ocid.adapters.cgroups import Cgroups
-from ocid.errors import EffectFailed, OcidError, WrongState
+from ocid.errors import InvalidRequest, OcidError, WrongState
 from ocid.ports import ContainerOrder, LimitsOrder, Process
 from tests.host.support import World, container_order, oci_spec
 from tests.host.test_containers import KILL, SLEEP, create, until
@@ -117,7 +117,7 @@ async def test_limits_are_in_the_kernel_and_in_the_specification(world: World, s
 async def test_what_is_refused_leaves_all_limits_as_they_were(world: World, refused: dict[str, Any]) -> None:
     async with living(world) as (order, _):
         before, spec = files(world, order), spec_of(order)
-        with pytest.raises(EffectFailed, match="change of limits of container") as caught:
+        with pytest.raises(InvalidRequest, match="change of limits of container") as caught:
             await world.runtime.update(order, change(refused))
 
         assert files(world, order) == before
@@ -135,7 +135,7 @@ async def test_a_memory_limit_below_what_is_used_is_refused_and_nobody_is_killed
         await until(lambda: int(used.read_text()) > 40 * MIB, 10)
         before = files(world, order)
         low = {"memory": {"limit": 8 * MIB, "swap": 8 * MIB}, "cpu": {"shares": 512}}
-        with pytest.raises(EffectFailed):
+        with pytest.raises(WrongState, match=r"memory of container .* bytes, not 8388608 at most"):
             await world.runtime.update(order, change(low))
 
         assert files(world, order) == before
@@ -166,7 +166,7 @@ async def test_a_try_that_a_death_cut_short_is_finished_or_undone_to_what_was_be
         assert type(handler).call is real
         assert files(world, order) != before
 
-        with pytest.raises(EffectFailed):
+        with pytest.raises(InvalidRequest):
             await world.runtime.update(order, change({"cpu": {"shares": 512, "cpus": "0", "quota": 500}}))
         assert files(world, order) == before
         assert spec_of(order) == spec
@@ -196,7 +196,7 @@ async def test_the_oom_score_is_that_of_all_who_have_not_chosen_one(world: World
         assert sorted(scores(world, order)) == [300, 300, 900]
         assert spec_of(order)["process"]["oomScoreAdj"] == 300
         refused = {"cpu": {"quota": 500, "period": 100_000}}
-        with pytest.raises(EffectFailed):
+        with pytest.raises(InvalidRequest):
             await world.runtime.update(order, change(refused, "2", oom_score_adj=400))
         assert sorted(scores(world, order)) == [300, 300, 900]
         assert spec_of(order)["process"]["oomScoreAdj"] == 300

@@ -109,8 +109,26 @@ def test_devices_are_read_as_the_container_will_see_them(tmp_path: Path) -> None
     (null,) = files.devices(str(tmp_path / "sink"), "/dev/other", "r")
 
     assert (null.path, null.kind, null.major, null.minor, null.access) == ("/dev/other", "c", 1, 3, "r")
-    with pytest.raises(EffectFailed, match="no device"):
-        files.devices("/etc/passwd", "/x", "r")
+    for path, words in (
+        ("/etc/passwd", "no device"),
+        ("/dev/no-such", "'/dev/no-such' does not exist on this host"),
+        ("/dev/null/x", "'/dev/null/x' cannot exist on this host: Not a directory"),
+        ("/" + "x" * 300, "cannot exist on this host: File name too long"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            files.devices(path, "/x", "r")
+
+
+def test_files_that_a_request_names_and_are_not_there_are_its_fault(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("{}")
+    assert HostDirectory().read(str(tmp_path / "profile"), 1) == b"{"
+    for name in ("none", "profile/x", "."):
+        with pytest.raises(InvalidRequest, match="exist on this host"):
+            HostDirectory().read(str(tmp_path / name), 100)
+
+
+def test_every_device_of_the_host() -> None:
+    files = HostDirectory()
     paths = {node.path for node in files.all_devices()}
     assert {"/dev/null", "/dev/zero"} <= paths
     assert not any(path.startswith("/dev/pts") for path in paths)
@@ -130,12 +148,13 @@ def test_cdi_specifications_are_read_by_directory_and_name(tmp_path: Path) -> No
         directory.mkdir()
     (low / "b.json").write_bytes(b"b")
     (low / "a.yaml").write_bytes(b"a")
+    (low / "bb.yml").write_bytes(b"bb")
     (low / "c.txt").write_bytes(b"c")
     (low / "d.json").mkdir()
     (high / "big.json").write_bytes(bytes(cdi.SPEC_BYTES_MAX + 1))
     found = HostDirectory(cdi_dirs=(str(low), str(tmp_path / "none"), str(high))).cdi_specs()
     assert [(Path(one.path).name, one.priority, one.content) for one in found] == [
-        ("a.yaml", 0, None), ("b.json", 0, b"b"), ("big.json", 2, None)
+        ("a.yaml", 0, b"a"), ("b.json", 0, b"b"), ("bb.yml", 0, b"bb"), ("big.json", 2, None)
     ]  # fmt: skip
     for number in range(cdi.SPECS_MAX + 1):
         (high / f"{number}.json").touch()

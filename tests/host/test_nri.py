@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from ocid.adapters.cgroups import Cgroups
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import container as container_events, node as node_events
 from ocid.nri.stubs import nri_pb2
@@ -24,7 +26,7 @@ from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage, refused, wait_for
 from tests.host.nodes import SLOW
 from tests.nri.plugin import Refusal, TestPlugin
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
 stage, kubelet, nothing_leaks = host.stage, host.kubelet, host.nothing_leaks
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,23 @@ trio.run(main)
 """
 
 
+VENDOR = {
+    "cdiVersion": "0.6.0",
+    "kind": "vendor.com/null",
+    "devices": [
+        {
+            "name": "0",
+            "containerEdits": {
+                "env": ["FROM_CDI=yes"],
+                "deviceNodes": [{"path": "/dev/nri-null", "hostPath": "/dev/null"}],
+                "mounts": [{"hostPath": "/proc/sys", "containerPath": "/from/cdi", "options": ["ro"]}],
+                "additionalGids": [4567],
+            },
+        }
+    ],
+}
+
+
 @pytest.fixture(scope="module")
 def daemon(stage: Stage, private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with NRI on, and one plugin in its directory."""
@@ -61,7 +80,9 @@ def daemon(stage: Stage, private_mounts: None, tmp_path_factory: pytest.TempPath
         "plugin_dir": str(directory / "plugins"),
         "config_dir": str(directory / "conf.d"),
     }
-    with stage.daemon({"nri": config}) as one:
+    (directory / "cdi").mkdir()
+    (directory / "cdi" / "vendor.json").write_text(json.dumps(VENDOR))
+    with stage.daemon({"nri": config, "containers": {"cdi_spec_dirs": [str(directory / "cdi")]}}) as one:
         with one.client() as cri:
             cri.call("PullImage", image=pb.ImageSpec(image=IMAGE))
         yield one
@@ -76,7 +97,8 @@ def connected(daemon: Daemon, plugin: TestPlugin) -> Iterator[TestPlugin]:
     async def main() -> None:
         stream = await trio.open_unix_socket(daemon.config["nri"]["socket"])
         with trio.CancelScope() as scope:
-            token.extend((trio.lowlevel.current_trio_token(), scope))
+            plugin.token = trio.lowlevel.current_trio_token()
+            token.extend((plugin.token, scope))
             async with stream:
                 await plugin.run(stream)
 
@@ -139,6 +161,52 @@ def test_a_container_is_made_as_a_plugin_wants_and_the_log_says_so(daemon: Daemo
     content = (daemon.root / "log" / "data.mdb").read_bytes()
     assert b"FROM_PLUGIN=visible" in content
     assert b"canary-plugin" not in content
+
+
+def test_a_plugin_adds_a_cdi_device(daemon: Daemon, kubelet: Kubelet) -> None:
+    made = adjusting(CDI_devices=[{"name": "vendor.com/null=0"}], env=[{"key": "MINE", "value": "too"}])
+    with connected(daemon, TestPlugin("cdi", "15", CreateContainer=made)):
+        pod_id = kubelet.run_pod()
+        script = "echo $FROM_CDI $MINE; cat /from/cdi/kernel/ostype; id -G; echo x > /dev/nri-null && echo written"
+        code, output = kubelet.run(pod_id, "sh", "-c", script)
+    assert code == 0
+    assert output.split()[:3] == ["yes", "too", "Linux"]
+    assert "4567" in output.split()
+    assert output.split()[-1] == "written"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"CDI_devices": [{"name": "vendor.com/null=9"}]}, "CDI device 'vendor.com/null=9' is in no specification"),
+        ({"linux": {"rdt": {"clos_id": {"value": "a/b"}}}}, "RDT class 'a/b'"),
+        ({"linux": {"scheduler": {"policy": nri_pb2.SCHED_BATCH, "nice": 30}}}, "nice value 30"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    daemon: Daemon, kubelet: Kubelet, fields: Any, words: str
+) -> None:
+    pod_id = kubelet.run_pod()
+    with connected(daemon, TestPlugin("no", "15", CreateContainer=adjusting(**fields))):
+        with pytest.raises(GRPCError) as error:
+            kubelet.create(pod_id, "true")
+        assert words in refused(error)[1]
+        assert not kubelet.call("ListContainers").containers
+
+
+def test_the_oci_runtime_must_know_what_plugins_set(daemon: Daemon, kubelet: Kubelet) -> None:
+    pod_id = kubelet.run_pod()
+    said = subprocess.run(["runc", "features"], capture_output=True, text=True, check=True).stdout
+    knows = tuple(map(int, json.loads(said)["ociVersionMax"].split(".")[:2]))
+    batch = adjusting(linux={"scheduler": {"policy": nri_pb2.SCHED_BATCH}})
+    with connected(daemon, TestPlugin("batch", "15", CreateContainer=batch)):
+        if knows >= (1, 1):
+            code, output = kubelet.run(pod_id, "sh", "-c", "grep ^policy /proc/self/sched")
+            assert (code, output.split()[-1]) == (0, "3")
+        else:
+            with pytest.raises(GRPCError) as error:
+                kubelet.create(pod_id, "true")
+            assert "scheduler, which an OCI runtime must know version 1.1" in refused(error)[1]
 
 
 def test_a_plugin_of_the_directory_is_started_with_its_socket_and_name(daemon: Daemon, kubelet: Kubelet) -> None:
@@ -205,3 +273,88 @@ def test_after_a_crash_of_the_daemon_its_plugins_are_there_before_anything_is_ma
     assert (code, output.split()[1]) == (0, "05started")
     assert joined(daemon).count("05-started") == before + 1
     assert json.loads(kubelet.call("Status", verbose=True).info["config"])["nri"]["enabled"]
+
+
+# --- containers that exist -------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def kernel_has(kubelet: Kubelet, container_id: str, controller: str, file: str) -> int:
+    inner = kubelet.info(container_id)["runtimeSpec"]["linux"]["cgroupsPath"]
+    return int(Path(f"/sys/fs/cgroup/{controller}{inner}/{file}").read_text())
+
+
+@pytest.fixture
+def version_1() -> None:
+    cgroups = Cgroups()
+    if cgroups.version != 1 or not {"memory", "cpu", "pids"} <= set(cgroups.hierarchies):
+        pytest.skip(f"reads the files of cgroup version 1; here is {cgroups.version}: {sorted(cgroups.hierarchies)}")
+
+
+def test_a_plugin_changes_an_update_and_the_kernel_has_it(daemon: Daemon, kubelet: Kubelet, version_1: None) -> None:
+    def half(request: Any) -> nri_pb2.UpdateContainerResponse:
+        quota = {"quota": {"value": request.linux_resources.cpu.quota.value // 2}}
+        resources = {"cpu": quota, "pids": {"limit": 77}, "memory": {"reservation": {"value": 16 * MIB}}}
+        mine = nri_pb2.ContainerUpdate(container_id=request.container.id, linux={"resources": resources})
+        return nri_pb2.UpdateContainerResponse(update=[mine])
+
+    made = adjusting(linux={"resources": {"cpu": {"shares": {"value": 345}}}})
+    with connected(daemon, TestPlugin("half", "50", CreateContainer=made, UpdateContainer=half)) as plugin:
+        pod_id = kubelet.run_pod()
+        container_id = kubelet.start(pod_id, "sleep", "1000")
+        limits = pb.LinuxContainerResources(cpu_quota=50_000, cpu_period=100_000, memory_limit_in_bytes=64 * MIB)
+        kubelet.call("UpdateContainerResources", container_id=container_id, linux=limits)
+
+        found = {
+            "cpu.cfs_quota_us": kernel_has(kubelet, container_id, "cpu", "cpu.cfs_quota_us"),
+            "cpu.shares": kernel_has(kubelet, container_id, "cpu", "cpu.shares"),
+            "memory.limit_in_bytes": kernel_has(kubelet, container_id, "memory", "memory.limit_in_bytes"),
+            "memory.soft_limit_in_bytes": kernel_has(kubelet, container_id, "memory", "memory.soft_limit_in_bytes"),
+            "pids.max": kernel_has(kubelet, container_id, "pids", "pids.max"),
+        }
+        assert found == {
+            "cpu.cfs_quota_us": 25_000,
+            "cpu.shares": 345,  # as made: the kubelet has said nothing of them
+            "memory.limit_in_bytes": 64 * MIB,
+            "memory.soft_limit_in_bytes": 16 * MIB,
+            "pids.max": 77,
+        }
+        shown = kubelet.status(container_id).resources.linux
+        assert (shown.cpu_quota, shown.cpu_shares, shown.memory_limit_in_bytes) == (25_000, 345, 64 * MIB)
+        spec = kubelet.info(container_id)["runtimeSpec"]["linux"]["resources"]
+        assert (spec["cpu"]["quota"], spec["pids"]["limit"]) == (25_000, 77)
+        told = plugin.message("PostUpdateContainer").container.linux.resources
+        assert (told.cpu.quota.value, told.cpu.shares.value, told.pids.limit) == (25_000, 345, 77)
+        kubelet.end_pod(pod_id)
+    events = [one.event for one in daemon.events() if one.stream == f"container/{container_id}"]
+    adjusted = next(event for event in events if isinstance(event, container_events.UpdateAdjusted))
+    assert (adjusted.plugins, adjusted.count) == (("50-half",), 3)
+    assert "cpu_quota=25000" in adjusted.brief
+
+
+def test_a_plugin_changes_and_ends_containers_by_itself(daemon: Daemon, kubelet: Kubelet, version_1: None) -> None:
+    with connected(daemon, TestPlugin("boss", "60")) as one:
+        pod_id = kubelet.run_pod()
+        first, second = (kubelet.start(pod_id, "sleep", "1000", name=name) for name in ("first", "second"))
+
+        updates = [
+            nri_pb2.ContainerUpdate(container_id=name, linux={"resources": {"cpu": {"shares": {"value": 222}}}})
+            for name in (first, "none")
+        ]
+        evict = [nri_pb2.ContainerEviction(container_id=second, reason="too loud")]
+        request = nri_pb2.UpdateContainersRequest(update=updates, evict=evict)
+        answer = trio.from_thread.run(one.call, "UpdateContainers", request, trio_token=one.token)
+        failed = nri_pb2.UpdateContainersResponse.FromString(answer.payload).failed
+        assert [update.container_id for update in failed] == ["none"]
+        assert kernel_has(kubelet, first, "cpu", "cpu.shares") == 222
+        assert kubelet.status(first).resources.linux.cpu_shares == 222
+        status = kubelet.status(second)
+        assert (status.state, status.exit_code) == (pb.CONTAINER_EXITED, 137)
+        kubelet.end_pod(pod_id)
+    stop = next(
+        event.event
+        for event in daemon.events()
+        if event.stream == f"container/{second}" and isinstance(event.event, container_events.StopRequested)
+    )
+    assert (stop.plugin, stop.reason) == ("60-boss", "too loud")

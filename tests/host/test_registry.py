@@ -12,6 +12,7 @@ import trio
 from ocid.adapters.registry import HttpRegistry, RegistrySettings
 from ocid.errors import EffectFailed, NotFound, OcidError, Unavailable, Unsupported
 from ocid.ids import digest_of
+from ocid.ports import Credentials
 from tests import images
 from tests.host import registries
 from tests.host.nodes import SLOW
@@ -297,6 +298,23 @@ async def test_a_redirect_is_followed_without_credentials(
     assert (tmp_path / "blob").read_bytes() == LARGE.blobs[layer.blob]
     assert server.seen[-1].headers["authorization"].startswith("Basic ")
     assert "authorization" not in other.seen[-1].headers
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["/v2/\xe9", "http://\xe9.test/", "http://a..b/", f"http://{'a' * 64}.test/", "http://[::1/"],
+)
+async def test_a_redirect_to_what_is_no_url_is_refused(server: Registry, client: HttpRegistry, location: str) -> None:
+    reference = server.put("app", "1", LARGE)
+    server.misdeeds["/manifests/"] = [("redirect", location)] * 3
+    with pytest.raises(EffectFailed, match=r"no URL|cannot be written"):
+        await client.resolve(reference, None)
+
+
+async def test_a_token_that_no_header_can_hold_is_refused(server: Registry, client: HttpRegistry) -> None:
+    reference = server.put("app", "1", LARGE)
+    with pytest.raises(EffectFailed, match="cannot be written"):
+        await client.resolve(reference, Credentials(registry_token="t\xf6ken"))
 
 
 async def test_endless_redirects_end(server: Registry, client: HttpRegistry) -> None:

@@ -16,7 +16,7 @@ import trio
 from ocid.adapters import mounts, process as processes
 from ocid.adapters.sandbox import PodSandboxes
 from ocid.domain.configs import DnsConfig
-from ocid.errors import EffectFailed, InvalidRequest
+from ocid.errors import InvalidRequest
 from ocid.ports import SandboxOrder
 from tests.host.nodes import SLOW
 from tests.host.support import World, container_order, log_lines, oci_spec, sandbox_order
@@ -135,14 +135,24 @@ async def test_a_sysctl_of_the_host_is_refused(
 async def test_a_sysctl_that_the_kernel_refuses_fails_with_its_name(world: World, sandboxes: PodSandboxes) -> None:
     order = sandbox_order(world, sysctls={"net.ipv4.no_such_thing": "1"})
     await sandboxes.prepare(order)
-    with pytest.raises(EffectFailed, match=r"sysctl 'net.ipv4.no_such_thing' = '1': No such file"):
+    with pytest.raises(InvalidRequest, match=r"sysctl 'net.ipv4.no_such_thing' = '1': No such file"):
         await sandboxes.tune(order)
     await sandboxes.release(order)
 
     order = sandbox_order(world, sysctls={"kernel.shmmni": "many"})
-    with pytest.raises(EffectFailed, match=r"sysctl 'kernel.shmmni' = 'many': Invalid argument"):
+    with pytest.raises(InvalidRequest, match=r"sysctl 'kernel.shmmni' = 'many': Invalid argument"):
         await sandboxes.prepare(order)
     assert not sandboxes.present(order)
+    await sandboxes.release(order)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"), [("/dev/null", "File exists"), ("/dev/null/x", "Not a directory"), (f"/{'x' * 300}", "too long")]
+)
+async def test_a_log_directory_that_cannot_be_one(world: World, sandboxes: PodSandboxes, path: str, why: str) -> None:
+    order = sandbox_order(world, log_directory=path)
+    with pytest.raises(InvalidRequest, match=f"log directory .* cannot be made: .*{why}"):
+        await sandboxes.prepare(order)
     await sandboxes.release(order)
 
 

@@ -31,6 +31,7 @@ class TestPlugin:
         self.name, self.index, self.events, self.answers = name, index, events, answers
         self.calls: list[tuple[str, Any]] = []
         self.runtime: dict[int, ttrpc_pb2.Response] = {}  # answers to our own calls
+        self.token: trio.lowlevel.TrioToken | None = None  # of the loop that it runs in, for other threads
         self._number = -1
         self._news = trio.Event()
         self._writing = trio.Lock()

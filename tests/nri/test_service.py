@@ -15,8 +15,18 @@ import trio
 import trio.testing
 from hypothesis import given, settings, strategies as st
 
-from ocid.domain.nri import ContainerFacts, ContainerState, Event, PodFacts, Resources, Update
-from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound, OcidError, Unsupported
+from ocid.domain.nri import (
+    Change,
+    ContainerFacts,
+    ContainerState,
+    Event,
+    Eviction,
+    PodFacts,
+    Resources,
+    Update,
+    Updated,
+)
+from ocid.errors import AlreadyExists, EffectFailed, InvalidRequest, NotFound, OcidError, Unsupported, WrongState
 from ocid.nri import mux, ttrpc
 from ocid.nri.service import NriPlugins
 from ocid.nri.settings import NriSettings, read_config
@@ -42,16 +52,25 @@ class FakeNode:
     def __init__(self) -> None:
         self.living = Inventory()
         self.updates: list[Update] = []
+        self.evictions: list[Eviction] = []
+        self.waited: list[bool] = []
         self.log: list[tuple[str, ...]] = []
         self.error: OcidError | None = None
 
     def inventory(self) -> Inventory:
         return self.living
 
-    async def update(self, update: Update) -> None:
+    async def update(self, update: Update, *, wait: bool) -> None:
         if self.error is not None:
             raise self.error
         self.updates.append(update)
+        self.waited.append(wait)
+
+    async def evict(self, eviction: Eviction, *, wait: bool) -> None:
+        if self.error is not None:
+            raise self.error
+        self.evictions.append(eviction)
+        self.waited.append(wait)
 
     async def joined(self, plugin: str, pid: int, events: int) -> None:
         self.log.append(("joined", plugin))
@@ -373,6 +392,7 @@ async def test_updates_of_others_are_carried_out_and_a_failure_is_not_the_contai
     update = pb.ContainerUpdate(
         container_id="c0", linux={"resources": {"cpu": {"shares": {"value": 5}}}}
     )  # fmt: skip
+    expected = Update(container_id="c0", resources=Resources(cpu_shares=5), plugins=("10-one",))
     async with staged() as stage:
         await stage.enter(
             TestPlugin(
@@ -383,7 +403,8 @@ async def test_updates_of_others_are_carried_out_and_a_failure_is_not_the_contai
         )
         await stage.plugins.adjust(POD, CONTAINER)
         await stage.plugins.tell(Event.STOP_CONTAINER, POD, CONTAINER)
-        assert stage.node.updates == [Update(container_id="c0", resources=Resources(cpu_shares=5))] * 2
+        assert stage.node.updates == [expected] * 2
+        assert stage.node.waited == [True, False], "what lives waits for nobody who lives"
         stage.node.error = NotFound("container", "c0")
         await stage.plugins.adjust(POD, CONTAINER)
 
@@ -396,11 +417,14 @@ async def test_what_a_plugin_makes_of_an_update_takes_its_place(autojump_clock: 
         return pb.UpdateContainerResponse(update=[mine, other])
 
     async with staged() as stage:
-        wanted = Resources(cpu_shares=2)
-        assert await stage.plugins.update(POD, CONTAINER, wanted) == wanted
+        wanted = Resources(cpu_shares=2, memory_limit=7)
+        assert await stage.plugins.update(POD, CONTAINER, wanted) == Updated(resources=wanted)
         await stage.enter(TestPlugin("one", UpdateContainer=answer))
-        assert await stage.plugins.update(POD, CONTAINER, wanted) == Resources(cpu_shares=8)
-        assert stage.node.updates == [Update(container_id="c2", resources=Resources(cpu_cpus="1"))]
+        made = await stage.plugins.update(POD, CONTAINER, wanted)
+        assert made.resources == Resources(cpu_shares=8, memory_limit=7), "what it says nothing of stays"
+        assert made.changes == (Change(plugin="10-one", field="cpu shares"),)
+        expected = Update(container_id="c2", resources=Resources(cpu_cpus="1"), plugins=("10-one",))
+        assert stage.node.updates == [expected]
 
 
 async def test_a_plugin_may_ask_for_updates_by_itself(autojump_clock: object) -> None:
@@ -419,22 +443,50 @@ async def test_a_plugin_may_ask_for_updates_by_itself(autojump_clock: object) ->
         answer = await one.call("UpdateContainers", request)
         failed = pb.UpdateContainersResponse.FromString(answer.payload).failed
         assert [update.container_id for update in failed] == ["c1"]
-        answer = await one.call("UpdateContainers", pb.UpdateContainersRequest(evict=[pb.ContainerEviction()]))
-        assert "evicted" in answer.status.message
         assert (await one.call("Nonsense", pb.Empty())).status.code == 12
+
+
+async def test_plugins_may_have_containers_ended(autojump_clock: object) -> None:
+    evict = [pb.ContainerEviction(container_id="c0", reason="noisy")]
+    answers = {
+        "CreateContainer": lambda request: pb.CreateContainerResponse(evict=evict),
+        "UpdateContainer": lambda request: pb.UpdateContainerResponse(evict=evict),
+    }
+    async with staged() as stage:
+        one = await stage.enter(TestPlugin("one", **answers))
+        await stage.plugins.adjust(POD, CONTAINER)
+        await stage.plugins.update(POD, CONTAINER, Resources(cpu_shares=2))
+        answer = await one.call("UpdateContainers", pb.UpdateContainersRequest(evict=evict))
+        assert not answer.status.code
+        assert stage.node.evictions == [Eviction(container_id="c0", reason="noisy", plugin="10-one")] * 3
+        assert stage.node.waited == [True, False, True]
+        stage.node.error = WrongState("container", "c0", wants="created", is_now="preparing")
+        await stage.plugins.adjust(POD, CONTAINER)
+
+
+async def test_one_that_is_not_taken_in_yet_changes_nothing(autojump_clock: object) -> None:
+    async with staged() as stage:
+        one = TestPlugin("one")
+        answers = []
+
+        async def too_early(request: Any) -> pb.SynchronizeResponse:
+            answers.append(await one.call("UpdateContainers", pb.UpdateContainersRequest()))
+            return pb.SynchronizeResponse()
+
+        one.answers["Synchronize"] = too_early
+        await stage.enter(one)
+        assert "is new, not synchronized" in answers[0].status.message
 
 
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"CDI_devices": [pb.CDIDevice(name="v/c=0")]}, "CDI device 'v/c=0'"),
         ({"linux": {"cgroups_path": "/x"}}, "cgroup '/x'"),
-        ({"linux": {"io_priority": {}}}, "io priority"),
-        ({"linux": {"scheduler": {}}}, "scheduler"),
-        ({"linux": {"rdt": {}}}, "rdt"),
+        ({"linux": {"io_priority": {"class": 9}}}, "I/O priority class 9"),
+        ({"linux": {"scheduler": {"policy": 99}}}, "scheduler policy 99"),
+        ({"linux": {"scheduler": {"policy": 1, "flags": [77]}}}, "an unknown scheduler flag"),
         ({"linux": {"memory_policy": {}}}, "memory policy"),
         ({"linux": {"net_devices": {"eth0": {}}}}, "network devices"),
-        ({"linux": {"resources": {"rdt_class": {"value": "x"}}}}, "RDT class"),
         ({"linux": {"resources": {"blockio_class": {"value": "x"}}}}, "block I/O class"),
     ],
 )
@@ -445,43 +497,73 @@ async def test_what_this_build_cannot_do_is_refused(fields: Any, what: str, auto
             await stage.plugins.adjust(POD, CONTAINER)
 
 
-async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> None:
-    fields: dict[str, Any] = {
-        "annotations": {"n": "1"},
-        "mounts": [{"destination": "/m", "type": "bind", "source": "/s", "options": ["ro"]}],
-        "hooks": {"create_runtime": [{"path": "/h", "args": ["h"], "env": ["E=1"], "timeout": {"value": 4}}]},
-        "rlimits": [{"type": "RLIMIT_CORE", "hard": 2, "soft": 1}],
-        "args": ["x", "y"],
-        "linux": {
-            "devices": [{"path": "/dev/d", "type": "c", "major": 1, "minor": 3, "file_mode": {"value": 438}}],
-            "oom_score_adj": {"value": 5},
-            "namespaces": [{"type": "pid", "path": "/p"}],
-            "sysctl": {"kernel.x": "1"},
-            "seccomp_policy": {
-                "default_action": "SCMP_ACT_ERRNO",
-                "default_errno": {"value": 1},
-                "syscalls": [
-                    {
-                        "names": ["read"],
-                        "action": "SCMP_ACT_ALLOW",
-                        "errno_ret": {"value": 2},
-                        "args": [{"op": "SCMP_CMP_EQ"}],
-                    }
-                ],
-            },
-            "resources": {
-                "memory": {"limit": {"value": 8}, "disable_oom_killer": {"value": True}},
-                "hugepage_limits": [{"page_size": "2MB", "limit": 3}],
-                "pids": {"limit": 4},
-                "devices": [{"allow": True, "type": "c", "major": {"value": 1}, "access": "r"}],
-            },
-        },
-    }
+@pytest.mark.parametrize(
+    ("linux", "field", "expected"),
+    [
+        ({"io_priority": {}}, "ioPriority", None),
+        ({"scheduler": {}}, "scheduler", None),
+        ({"resources": {"rdt_class": {"value": "x"}}}, "intelRdt", {"closID": "x"}),
+        ({"rdt": {}}, "intelRdt", None),
+        ({"rdt": {"remove": True}, "resources": {"rdt_class": {"value": "x"}}}, "intelRdt", {"closID": "x"}),
+    ],
+)
+async def test_classes_and_priorities(linux: Any, field: str, expected: Any, autojump_clock: object) -> None:
     async with staged() as stage:
-        await stage.enter(TestPlugin("one", CreateContainer=adjusting(**fields)))
-        judge = await stage.enter(TestPlugin("judge", "90", Event.VALIDATE_CONTAINER_ADJUSTMENT.bit))
+        await stage.enter(TestPlugin("one", CreateContainer=adjusting(linux=linux)))
         spec: Any = (await stage.plugins.adjust(POD, CONTAINER)).spec
+        assert spec["linux" if field == "intelRdt" else "process"].get(field) == expected
 
+
+EVERY_FIELD: dict[str, Any] = {
+    "annotations": {"n": "1"},
+    "mounts": [{"destination": "/m", "type": "bind", "source": "/s", "options": ["ro"]}],
+    "hooks": {"create_runtime": [{"path": "/h", "args": ["h"], "env": ["E=1"], "timeout": {"value": 4}}]},
+    "rlimits": [{"type": "RLIMIT_CORE", "hard": 2, "soft": 1}],
+    "args": ["x", "y"],
+    "CDI_devices": [{"name": "v/c=0"}],
+    "linux": {
+        "io_priority": {"class": pb.IOPRIO_CLASS_BE, "priority": 3},
+        "scheduler": {"policy": pb.SCHED_BATCH, "nice": 4, "flags": [pb.SCHED_FLAG_RESET_ON_FORK]},
+        "rdt": {"clos_id": {"value": "gold"}, "schemata": {"value": ["L3:0=f"]}},
+        "devices": [{"path": "/dev/d", "type": "c", "major": 1, "minor": 3, "file_mode": {"value": 438}}],
+        "oom_score_adj": {"value": 5},
+        "namespaces": [{"type": "pid", "path": "/p"}],
+        "sysctl": {"kernel.x": "1"},
+        "seccomp_policy": {
+            "default_action": "SCMP_ACT_ERRNO",
+            "default_errno": {"value": 1},
+            "syscalls": [
+                {
+                    "names": ["read"],
+                    "action": "SCMP_ACT_ALLOW",
+                    "errno_ret": {"value": 2},
+                    "args": [{"op": "SCMP_CMP_EQ"}],
+                }
+            ],
+        },
+        "resources": {
+            "memory": {"limit": {"value": 8}, "disable_oom_killer": {"value": True}},
+            "hugepage_limits": [{"page_size": "2MB", "limit": 3}],
+            "pids": {"limit": 4},
+            "devices": [{"allow": True, "type": "c", "major": {"value": 1}, "access": "r"}],
+        },
+    },
+}
+
+
+async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> None:
+    async with staged() as stage:
+        await stage.enter(TestPlugin("one", CreateContainer=adjusting(**EVERY_FIELD)))
+        judge = await stage.enter(TestPlugin("judge", "90", Event.VALIDATE_CONTAINER_ADJUSTMENT.bit))
+        listener = await stage.enter(TestPlugin("told", "91", Event.START_CONTAINER.bit))
+        made = await stage.plugins.adjust(POD, CONTAINER)
+        spec: Any = made.spec
+
+        assert made.cdi_devices == ("v/c=0",)
+        assert spec["process"]["ioPriority"] == {"class": "IOPRIO_CLASS_BE", "priority": 3}
+        scheduler = {"policy": "SCHED_BATCH", "nice": 4, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}
+        assert spec["process"]["scheduler"] == scheduler
+        assert spec["linux"]["intelRdt"] == {"closID": "gold", "schemata": ["L3:0=f"]}
         assert spec["annotations"] == {"k": "v", "n": "1"}
         assert spec["mounts"][-1] == {"destination": "/m", "type": "bind", "source": "/s", "options": ["ro"]}
         assert spec["hooks"] == {"createRuntime": [{"path": "/h", "args": ["h"], "env": ["E=1"], "timeout": 4}]}
@@ -506,8 +588,15 @@ async def test_every_field_of_an_adjustment_arrives(autojump_clock: object) -> N
         assert linux["resources"]["memory"] == {"limit": 8, "disableOOMKiller": True}
         assert linux["resources"]["pids"] == {"limit": 4}
         judged = judge.message("ValidateContainerAdjustment").adjust
-        wanted = pb.ContainerAdjustment(**fields)
+        wanted = pb.ContainerAdjustment(**EVERY_FIELD)
         assert judged.linux.devices == wanted.linux.devices
+        assert judged.CDI_devices == wanted.CDI_devices
+        for field in ("io_priority", "scheduler", "rdt"):
+            assert getattr(judged.linux, field) == getattr(wanted.linux, field)
+        await stage.plugins.tell(Event.START_CONTAINER, POD, msgspec.structs.replace(CONTAINER, spec=spec))
+        told = listener.message("StartContainer").container.linux
+        assert (told.io_priority, told.scheduler) == (wanted.linux.io_priority, wanted.linux.scheduler)
+        assert told.rdt == wanted.linux.rdt
         assert judged.hooks == wanted.hooks
         assert judged.linux.seccomp_policy == wanted.linux.seccomp_policy
 
@@ -585,7 +674,7 @@ async def test_what_is_made_cannot_be_updated_in_the_same_breath(autojump_clock:
     update = pb.ContainerUpdate(container_id="c1")
     async with staged() as stage:
         await stage.enter(TestPlugin("one", CreateContainer=lambda r: pb.CreateContainerResponse(update=[update])))
-        with pytest.raises(InvalidRequest, match="10-one wants an update of the container that is being made"):
+        with pytest.raises(InvalidRequest, match="10-one wants to update or evict the container that is being made"):
             await stage.plugins.adjust(POD, CONTAINER)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import trio
 
-from ocid.domain.configs import ImageSpec, LinuxResources, Mount
-from ocid.errors import EffectFailed, OcidError
+from ocid.domain.checkpoint_facts import CheckpointFacts
+from ocid.domain.configs import ContainerConfig, ImageSpec, LinuxResources, Mount
+from ocid.errors import EffectFailed, OcidError, WrongState
+from ocid.ids import ContainerId, PodId
 from tests.fakes.clients import FakeClient
-from tests.fakes.invariants import check
+from tests.fakes.invariants import calm, check
 from tests.fakes.kubelet import Kubelet, container_config, pod_config
 from tests.fakes.node import Node, Scenario
 from tests.fakes.runtime import USED_BYTES
@@ -261,7 +263,7 @@ async def limits_that_change(node: Node, kubelet: Kubelet) -> None:
         for number in range(3):
             nursery.start_soon(partial(change, cpu_shares=2 + number, memory_limit_in_bytes=USED_BYTES + number))
         nursery.start_soon(partial(change, cpu_shares=9, memory_limit_in_bytes=USED_BYTES - 1, cpuset_cpus="3"))
-    assert [type(error) for error in refusals] == [EffectFailed]
+    assert [type(error) for error in refusals] == [WrongState]
     limits = node.view().containers.config(one).linux.resources
     assert limits is not None
     assert limits.cpuset_cpus == "0"
@@ -306,6 +308,93 @@ async def checkpoint_of_a_container(node: Node, kubelet: Kubelet) -> None:
         assert node.died, "only the daemon's death may fail a checkpoint"
     await check(node, kubelet)
     assert not [path for path in node.world.paths if path.startswith("/checkpoints/")]
+    await kubelet.remove_pod(pod)
+
+
+def from_checkpoint(node: Node, image: str) -> Callable[..., ContainerConfig]:
+    """Lay down an archive of a container of *image*, and return what makes configurations of containers from it."""
+    path = "/checkpoints/old.tar"
+    node.checkpoints[path] = CheckpointFacts(name="old", image_refs=(image,), binds=("/data",))
+    mounts = (Mount(container_path="/data", host_path="/srv"),)
+
+    def config(name: str, *args: str, attempt: int = 0) -> ContainerConfig:
+        made = container_config(name, "", *args, attempt=attempt, mounts=mounts)
+        return msgspec.structs.replace(made, image=ImageSpec(image=path))
+
+    return config
+
+
+async def restored(kubelet: Kubelet, pod: PodId, config: Callable[..., ContainerConfig], *words: str) -> ContainerId:
+    """Have a container go on from a checkpoint; where the daemon's death cut that short, another one is made."""
+    name, *args = words
+    for attempt in range(4):
+        one = await kubelet.eventually(kubelet.create, pod, config(name, *args, attempt=attempt))
+        assert kubelet.node.world.starts[one] == 0, "something runs before the start"
+        try:
+            await kubelet.start(one)
+        except OcidError:
+            assert kubelet.node.died, "only the daemon's death may fail a restore"
+        else:
+            return one
+    raise AssertionError("cut short four times")
+
+
+@scenario
+async def container_from_a_checkpoint(node: Node, kubelet: Kubelet) -> None:
+    """It runs once, wherever the daemon died; one that ends at once has ended; one is stopped and never ran."""
+    config = from_checkpoint(node, await image_of(node, kubelet))
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config())
+    one = await restored(kubelet, pod, config, "one", "run:1000")
+    await check(node, kubelet)
+    assert node.world.starts[one] == 1
+    await kubelet.stop(one, 1)
+    short = await restored(kubelet, pod, config, "short", "run:0.005", "code:3")
+    state = await kubelet.wait_exited(short)
+    assert state.exited is not None
+    assert (state.exited.exit_code, node.world.starts[short]) == (3, 1)
+    never = await kubelet.eventually(kubelet.create, pod, config("never"))
+    await kubelet.stop(never, 30)
+    state = await kubelet.wait_exited(never)
+    assert state.exited is not None
+    assert (state.exited.exit_code, node.world.starts[never]) == (137, 0)
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def restore_that_fails(node: Node, kubelet: Kubelet) -> None:
+    """Unpacking fails: the container was never there. Restoring fails: it ends, and is not tried again."""
+    config = from_checkpoint(node, await image_of(node, kubelet))
+    pod = await kubelet.run_pod(pod_config())
+    node.faults.script("archives.unpack", "fail")
+    node.faults.script("runtime.restore", "fail")
+    one = await kubelet.eventually(kubelet.create, pod, config("one", "run:1000"))
+    try:
+        await kubelet.start(one)
+    except OcidError:
+        state = await kubelet.wait_exited(one)
+        assert state.start_failed is not None
+    else:
+        assert node.died, "only a daemon that died may have spent the fault"
+    await kubelet.remove_pod(pod)
+
+
+@scenario
+async def stop_during_a_restore(node: Node, kubelet: Kubelet) -> None:
+    """The restore is finished, then killed: nothing of it is left unnamed."""
+    config = from_checkpoint(node, await image_of(node, kubelet))
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, config("one", "run:1000"))
+    node.faults.script("runtime.restore", "slow")
+
+    async def start() -> None:
+        with contextlib.suppress(OcidError):
+            await kubelet.start(one)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start)
+        await trio.sleep(0.5)
+        await kubelet.stop(one, 0)
+    assert node.world.starts[one] <= 1
     await kubelet.remove_pod(pod)
 
 
@@ -367,6 +456,7 @@ async def leave_after(client: FakeClient, seconds: float) -> None:
     client.leave()
 
 
+@scenario
 async def image_volume(node: Node, kubelet: Kubelet) -> None:
     """An image that is only mounted is removed meanwhile: its layers stay until its container is gone."""
     node.shelf.put(WEB, "base", "pages")
@@ -383,7 +473,8 @@ async def image_volume(node: Node, kubelet: Kubelet) -> None:
     await kubelet.remove(one)
     await kubelet.remove_pod(pod)
     await trio.sleep(5)
-    assert node.died or len(node.world.layers) == 1, "and go with the last container, or the next image's removal"
+    await calm(node)
+    assert len(node.world.layers) == 1, "and go with the last container, wherever the daemon died meanwhile"
 
 
 @scenario
@@ -419,6 +510,15 @@ async def a_pod_with_a_pause_process(node: Node, kubelet: Kubelet) -> None:
         await kubelet.start(one)
         await kubelet.stop(one, 10)
         await kubelet.remove(one)
+
+
+@power_cut
+async def a_restored_container(node: Node, kubelet: Kubelet) -> None:
+    config = from_checkpoint(node, await image_of(node, kubelet))
+    pod = await kubelet.eventually(kubelet.run_pod, pod_config())
+    with contextlib.suppress(OcidError):
+        await kubelet.start(await kubelet.create(pod, config("one", "run:1000")))
+    await trio.sleep(1)
 
 
 @power_cut

@@ -43,7 +43,14 @@ def test_nothing_is_left_of_a_machine_that_lost_power_at_any_step(name: str, sim
 
 
 @pytest.mark.parametrize(
-    "name", ["pod_with_two_containers", "pulls_that_share_layers", "command_in_a_container", "clients_of_a_container"]
+    "name",
+    [
+        "pod_with_two_containers",
+        "pulls_that_share_layers",
+        "command_in_a_container",
+        "clients_of_a_container",
+        "image_volume",
+    ],
 )
 def test_the_end_is_the_same_when_recovery_dies_too(name: str, simulated: dict[str, int]) -> None:
     scenario = SCENARIOS[name]

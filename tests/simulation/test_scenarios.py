@@ -291,3 +291,27 @@ def test_layers_of_a_removed_image_go_with_its_last_container() -> None:
         assert not node.world.layers
 
     simulate(scenario)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("step", ["create", "start"])
+def test_a_pods_network_outlives_a_container_whose_making_failed_late(step: str, watched: bool) -> None:
+    """The runtime had done it, and only its answer was lost: until the container is released, its init lives."""
+
+    async def scenario(node: Node) -> None:
+        kubelet = Kubelet(node)
+        image = await image_of(node, kubelet)
+        pod = await kubelet.run_pod(pod_config())
+        node.faults.script(f"runtime.{step}", "late")
+        node.faults.script("runtime.delete", "unavailable", "unavailable")
+        one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+        with pytest.raises(Unavailable, match="the answer was lost"):
+            await kubelet.start(one)
+        assert [task for task in node.world.tasks.values() if task.netns], "its init lives"
+        with pytest.raises(Unavailable, match=rf"container/{one} may still have processes: .* injected"):
+            await kubelet.stop_pod(pod)
+        await kubelet.eventually(kubelet.stop_pod, pod)
+        await kubelet.remove_pod(pod)
+        await check(node, kubelet)
+
+    simulate(scenario, watched=watched)

@@ -210,6 +210,16 @@ async def test_a_dropped_pipe_holds_nothing() -> None:
     assert await pipe.read() == b""
 
 
+@pytest.mark.parametrize(
+    "raw", [b'{"x":' + b"[" * 1015 + b"}", b'{"\xff":1}', b'{"Width":1e999}', b'{"Width":' + b"1" * 900]
+)
+async def test_sizes_that_are_hard_to_read(raw: bytes) -> None:
+    terminal = Terminal()
+    terminal.feed(raw)
+    terminal.feed(raw + b"}")
+    assert terminal._size is None
+
+
 @given(raw=st.binary(max_size=3000))
 def test_sizes_of_random_bytes(raw: bytes) -> None:
     async def main() -> None:

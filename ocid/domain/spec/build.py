@@ -13,7 +13,7 @@ import msgspec
 
 from ocid.domain.configs import LinuxResources, NamespaceMode, PodConfig
 from ocid.domain.selinux import Labels
-from ocid.domain.spec.classes import intel_rdt, refuse_block_io
+from ocid.domain.spec.classes import block_io, intel_rdt
 from ocid.domain.spec.devices import device_nodes, device_rules
 from ocid.domain.spec.inputs import (
     DeviceNode,
@@ -88,7 +88,7 @@ def build_container_spec(inputs: SpecInputs) -> dict[str, object]:
     """
     inputs = _settled(inputs)
     security, host = inputs.container.linux.security_context, inputs.host
-    apparmor = apparmor_profile(security, inputs.policy, host, inputs.apparmor_loaded)
+    apparmor = apparmor_profile(security, inputs.policy, host, inputs.apparmor_loaded, inputs.apparmor_gap)
     process = container_process(inputs, apparmor_profile=apparmor)
     spec: dict[str, object] = {
         "ociVersion": OCI_VERSION,
@@ -184,12 +184,14 @@ def _linux(inputs: SpecInputs, bounding: frozenset[str]) -> dict[str, object]:
     masked, readonly = path_lists(security)
     private_cgroup = host.cgroup_version == 2 and not security.privileged
     nodes = (*inputs.host_devices, *inputs.devices) if security.privileged else inputs.devices
+    block = block_io(inputs)
     linux: dict[str, object] = {
         "cgroupsPath": inputs.cgroups_path,
         "namespaces": container_namespaces(options, inputs.namespaces, private_cgroup=private_cgroup),
         "resources": {
             **oci_resources(_without_no_quota(config.linux.resources), host, pids_limit=policy.pids_limit),
             "devices": device_rules(inputs.devices, privileged=security.privileged),
+            **({"blockIO": dict(block)} if block else {}),
         },
         "devices": device_nodes(nodes),
         "maskedPaths": masked,
@@ -202,7 +204,6 @@ def _linux(inputs: SpecInputs, bounding: frozenset[str]) -> dict[str, object]:
     propagation = rootfs_propagation(inputs.mounts)
     if propagation:
         linux["rootfsPropagation"] = propagation
-    refuse_block_io(inputs)
     rdt = intel_rdt(inputs)
     if rdt is not None:
         linux["intelRdt"] = dict(rdt)

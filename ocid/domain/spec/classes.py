@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from ocid.domain.configs import ContainerConfig, PodConfig
 from ocid.domain.spec.inputs import SpecInputs
 from ocid.errors import InvalidRequest, Unsupported
 
@@ -23,7 +24,7 @@ def rdt_class(inputs: SpecInputs) -> str:
     Raises:
         InvalidRequest: it can be no name of one.
     """
-    name = _class(_RDT, inputs)
+    name = _class(_RDT, inputs.pod, inputs.container)
     if name and (len(name.encode()) > NAME_BYTES_MAX or "/" in name or name in (".", "..") or "\0" in name):
         raise InvalidRequest(f"RDT class {name[:100]!r}: wanted the name of a directory")
     return name
@@ -43,21 +44,35 @@ def intel_rdt(inputs: SpecInputs) -> Mapping[str, object] | None:
     return wanted
 
 
-def refuse_block_io(inputs: SpecInputs) -> None:
-    """No block I/O classes can be configured; one that is asked for is not left out silently.
+def block_io_class(pod: PodConfig, container: ContainerConfig) -> str:
+    """Return the block I/O class that a container asks for, or ""."""
+    return _class(_BLOCK_IO, pod, container)
+
+
+def block_io(inputs: SpecInputs) -> Mapping[str, object] | None:
+    """The OCI ``linux.resources.blockIO``: what the class that annotations name comes to on this host.
 
     Raises:
-        Unsupported: one is asked for.
+        Unsupported: one is asked for, and there are no classes here, or the host's cgroups cannot limit block I/O.
     """
-    name = _class(_BLOCK_IO, inputs)
-    if name:
-        raise Unsupported(f"block I/O class {name[:100]!r} is asked for, but this build has no such classes")
+    name = block_io_class(inputs.pod, inputs.container)
+    if not name:
+        return None
+    if inputs.block_io is None:
+        raise Unsupported(f"block I/O class {name[:100]!r} is asked for, but no [blockio] config_file is configured")
+    if "io" not in inputs.host.cgroup_controllers:  # "blkio" of version 1 is called so, too
+        raise Unsupported(f"block I/O class {name[:100]!r} is asked for, but this host has no cgroup controller for it")
+    return inputs.block_io
 
 
-def _class(keys: tuple[str, str], inputs: SpecInputs) -> str:
+def _class(keys: tuple[str, str], pod: PodConfig, container: ContainerConfig) -> str:
     """The container's own annotation beats the pod's for this container, which beats the pod's for all."""
     own, of_pod = keys
-    pod = inputs.pod.annotations
-    name = inputs.container.metadata.name
-    places = (inputs.container.annotations.get(own), pod.get(f"{of_pod}/container.{name}"), pod.get(f"{of_pod}/pod"))
+    name = container.metadata.name
+    annotations = pod.annotations
+    places = (
+        container.annotations.get(own),
+        annotations.get(f"{of_pod}/container.{name}"),
+        annotations.get(f"{of_pod}/pod"),
+    )
     return next((one for one in places if one), "")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from ocid.domain.apparmor import Gap
 from ocid.domain.configs import ContainerConfig, Mount, PodConfig, ProfileType
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.spec.capabilities import ALL_CAPABILITIES, DEFAULT_CAPABILITIES
@@ -95,7 +96,7 @@ class SpecPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     default_capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     seccomp_when_absent: ProfileType = ProfileType.UNCONFINED  # what CRI and critest take a missing profile to mean
-    apparmor_default: str = ""  # a profile that is loaded in the kernel; empty: none
+    apparmor_default: str = ""  # the profile that RuntimeDefault means; empty: none
     rlimits: tuple[Rlimit, ...] = ()
     pids_limit: int = 0  # processes in one container; 0 leaves it to the pod's cgroup
     env: tuple[str, ...] = ()  # "NAME=value", weaker than the image's
@@ -122,12 +123,14 @@ class SpecInputs(msgspec.Struct, frozen=True, kw_only=True):
     cgroups_path: str = ""  # from cgroups.cgroups_path
     seccomp_localhost: bytes = b""  # the text of the profile file, where the config names one
     apparmor_loaded: frozenset[str] | None = None  # the profiles that the kernel has now; None: not looked
+    apparmor_gap: Gap | None = None  # why our own default profile is not one of them
     selinux_process_label: str = ""
     selinux_mount_label: str = ""
     extra_env: tuple[str, ...] = ()  # "NAME=value", stronger than the config's (CDI)
     extra_gids: tuple[int, ...] = ()  # of the process (CDI)
     hooks: Mapping[str, list[dict[str, object]]] = {}  # OCI hooks (CDI)
     intel_rdt: Mapping[str, object] | None = None  # OCI linux.intelRdt (CDI)
+    block_io: Mapping[str, object] | None = None  # OCI linux.resources.blockIO of the class that is asked for
     cdi: str = ""  # the digest of what CDI devices add
     policy: SpecPolicy = SpecPolicy()
     host: HostFacts = HostFacts()

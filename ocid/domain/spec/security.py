@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ocid.domain.apparmor import PROFILE, Gap
 from ocid.domain.configs import ContainerSecurityContext, ProfileType, SecurityProfile
 from ocid.domain.spec.inputs import HostFacts, SpecPolicy
 from ocid.domain.spec.seccomp import default_seccomp, parse_profile, resolve_profile
@@ -84,28 +85,55 @@ def oci_seccomp(
 
 
 def apparmor_profile(
-    security: ContainerSecurityContext, policy: SpecPolicy, host: HostFacts, loaded: frozenset[str] | None = None
+    security: ContainerSecurityContext,
+    policy: SpecPolicy,
+    host: HostFacts,
+    loaded: frozenset[str] | None = None,
+    gap: Gap | None = None,
 ) -> str:
     """The OCI ``process.apparmorProfile``, or "" for none.
 
+    Where nobody uses AppArmor on a node whose kernel has it, only those are refused that ask for the default profile by
+    name; where it is used and the profile cannot be loaded, no container goes without it unnoticed.
+
     Args:
         loaded: the names that the kernel knows, where somebody looked.
+        gap: why our own profile is not one of them.
     Raises:
         InvalidRequest: a localhost profile without a name, or one that is not loaded.
+        EffectFailed: our own profile applies and could not be loaded.
         Unsupported: a profile is named and the host has no AppArmor.
     """
-    name = _apparmor_name(security, policy, host)
+    wanted = _apparmor(security)
+    name = _apparmor_name(wanted, policy, host)
+    if gap is not None and name == PROFILE and wanted.profile_type is ProfileType.RUNTIME_DEFAULT:
+        if gap.tool_missing and security.apparmor is None and not security.apparmor_profile:
+            return ""
+        raise gap.refuse()
     if name and loaded is not None and name not in loaded:
         raise InvalidRequest(f"apparmor profile {name[:200]!r} is not loaded: load it with apparmor_parser")
     return name
 
 
-def _apparmor_name(security: ContainerSecurityContext, policy: SpecPolicy, host: HostFacts) -> str:
+def needs_default_apparmor(security: ContainerSecurityContext) -> bool:
+    """Whether the node's default profile applies to a container.
+
+    Raises:
+        InvalidRequest: the deprecated field is none of its three forms.
+    """
+    return _apparmor(security).profile_type is ProfileType.RUNTIME_DEFAULT
+
+
+def _apparmor(security: ContainerSecurityContext) -> SecurityProfile:
+    """The profile that is asked for. No word about it means the default one, as in other runtimes."""
     if security.privileged:
-        return ""
-    wanted = security.apparmor
-    if wanted is None:
-        wanted = _legacy(security.apparmor_profile, ProfileType.RUNTIME_DEFAULT)
+        return SecurityProfile(profile_type=ProfileType.UNCONFINED)
+    if security.apparmor is not None:
+        return security.apparmor
+    return _legacy(security.apparmor_profile, ProfileType.RUNTIME_DEFAULT)
+
+
+def _apparmor_name(wanted: SecurityProfile, policy: SpecPolicy, host: HostFacts) -> str:
     if wanted.profile_type is ProfileType.UNCONFINED:
         return ""
     if wanted.profile_type is ProfileType.RUNTIME_DEFAULT:

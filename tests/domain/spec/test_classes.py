@@ -8,7 +8,7 @@ import pytest
 
 from ocid.domain import configs as c
 from ocid.domain.spec.build import build_container_spec
-from ocid.domain.spec.classes import rdt_class
+from ocid.domain.spec.classes import block_io_class, rdt_class
 from ocid.domain.spec.inputs import HostFacts, SpecInputs
 from ocid.errors import InvalidRequest, Unsupported
 from tests.domain.spec.builders import inputs
@@ -50,6 +50,39 @@ def test_a_class_is_one_directory(name: str) -> None:
         build_container_spec(asked({f"{RDT}/pod": name}, host=RESCTRL))
 
 
-def test_block_io_classes_are_refused_by_name() -> None:
-    with pytest.raises(Unsupported, match="block I/O class 'slow'"):
-        build_container_spec(asked({"blockio.resources.beta.kubernetes.io/pod": "slow"}))
+BLOCK = "blockio.resources.beta.kubernetes.io"
+LIMITS = {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}]}
+
+
+@pytest.mark.parametrize(
+    ("pod", "container", "expected"),
+    [
+        ({}, {}, ""),
+        ({f"{BLOCK}/pod": "slow"}, {}, "slow"),
+        ({f"{BLOCK}/pod": "slow", f"{BLOCK}/container.main": "fast"}, {}, "fast"),
+        ({f"{BLOCK}/container.main": "fast"}, {"io.kubernetes.cri.blockio-class": "own"}, "own"),
+    ],
+)
+def test_a_block_io_class_is_part_of_the_resources(
+    pod: dict[str, str], container: dict[str, str], expected: str
+) -> None:
+    made = asked(pod, container, host=HostFacts(cgroup_controllers=("io",)), block_io=LIMITS)
+    assert block_io_class(made.pod, made.container) == expected
+    spec: dict[str, Any] = build_container_spec(made)
+    assert spec["linux"]["resources"].get("blockIO") == (LIMITS if expected else None)
+
+
+def test_block_io_classes_that_cannot_be_had_are_refused_by_name() -> None:
+    with pytest.raises(Unsupported, match=r"block I/O class 'slow' is asked for, but no \[blockio\] config_file"):
+        build_container_spec(asked({f"{BLOCK}/pod": "slow"}))
+    without = HostFacts(cgroup_controllers=("memory",))
+    with pytest.raises(
+        Unsupported, match="block I/O class 'slow' is asked for, but this host has no cgroup controller"
+    ):
+        build_container_spec(asked({f"{BLOCK}/pod": "slow"}, host=without, block_io=LIMITS))
+
+
+def test_a_class_that_limits_nothing_adds_nothing() -> None:
+    host = HostFacts(cgroup_controllers=("io",))
+    spec: dict[str, Any] = build_container_spec(asked({f"{BLOCK}/pod": "free"}, host=host, block_io={}))
+    assert "blockIO" not in spec["linux"]["resources"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ocid.domain import configs as c
+from ocid.domain.apparmor import Gap
 from ocid.domain.spec.build import build_container_spec
 from ocid.domain.spec.capabilities import ALL_CAPABILITIES, DEFAULT_CAPABILITIES, available, capability_sets
 from ocid.domain.spec.devices import device_nodes, device_rules
@@ -15,8 +16,8 @@ from ocid.domain.spec.inputs import DeviceNode, HostFacts, NamespacePaths, SpecP
 from ocid.domain.spec.namespaces import container_namespaces, effective_options
 from ocid.domain.spec.seccomp import PROFILE_BYTES_MAX, default_seccomp, parse_profile, resolve_profile
 from ocid.domain.spec.seccomp_default import CLONE_NEW_ANY, DEFAULT_PROFILE
-from ocid.domain.spec.security import apparmor_profile, path_lists, seccomp_profile
-from ocid.errors import InvalidRequest, Unsupported
+from ocid.domain.spec.security import apparmor_profile, needs_default_apparmor, path_lists, seccomp_profile
+from ocid.errors import EffectFailed, InvalidRequest, Unsupported
 from tests.domain.spec.builders import PATHS, USERNS, inputs
 
 EVERYTHING = set(ALL_CAPABILITIES)
@@ -218,6 +219,45 @@ def test_apparmor_profiles_must_be_loaded() -> None:
         apparmor_profile(default, policy, host, frozenset())
     assert apparmor_profile(default, policy, HostFacts(), frozenset()) == "", "no AppArmor: the default means nothing"
     assert apparmor_profile(c.ContainerSecurityContext(privileged=True), policy, host, frozenset()) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused", "refused_without_parser"),
+    [
+        ({}, True, False),
+        ({"apparmor": c.SecurityProfile(profile_type=c.ProfileType.RUNTIME_DEFAULT)}, True, True),
+        ({"apparmor_profile": "runtime/default"}, True, True),
+        ({"apparmor_profile": "unconfined"}, False, False),
+        ({"apparmor_profile": "localhost/mine"}, False, False),
+        ({"privileged": True}, False, False),
+    ],
+)
+def test_who_is_refused_when_the_default_profile_cannot_be_loaded(
+    fields: dict[str, Any], refused: bool, refused_without_parser: bool
+) -> None:
+    security, host = c.ContainerSecurityContext(**fields), HostFacts(apparmor_enabled=True)
+    loaded = frozenset({"mine"})
+    for missing, expected in ((False, refused), (True, refused_without_parser)):
+        gap = Gap(reason="why", tool_missing=missing)
+        ours, other = SpecPolicy(apparmor_default="ocid-default"), SpecPolicy(apparmor_default="mine")
+        if expected:
+            with pytest.raises(EffectFailed, match="apparmor profile 'ocid-default' is not in force: why"):
+                apparmor_profile(security, ours, host, loaded, gap)
+        else:
+            assert apparmor_profile(security, ours, host, loaded, gap) in ("", "mine")
+        assert apparmor_profile(security, other, host, loaded, gap) in ("", "mine"), "the gap is not this profile's"
+        assert apparmor_profile(security, SpecPolicy(), host, loaded, gap) in ("", "mine"), "no default, no gap"
+
+
+def test_who_needs_the_default_apparmor_profile() -> None:
+    for fields, needs in (
+        ({}, True),
+        ({"apparmor_profile": "runtime/default"}, True),
+        ({"apparmor_profile": "localhost/x"}, False),
+        ({"apparmor": c.SecurityProfile(profile_type=c.ProfileType.UNCONFINED)}, False),
+        ({"privileged": True}, False),
+    ):
+        assert needs_default_apparmor(c.ContainerSecurityContext(**fields)) is needs  # type: ignore[arg-type]
 
 
 def test_path_lists_default_override_and_fall_away() -> None:
