@@ -26,7 +26,7 @@ from ocid.actors import recovery
 from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
 from ocid.actors.plugins import NodeOfPlugins
-from ocid.actors.rebuild import rebuild
+from ocid.actors.rebuild import take_over
 from ocid.actors.sealing import Sealer
 from ocid.actors.session import SessionService
 from ocid.adapters.apparmor import AppArmor
@@ -58,10 +58,10 @@ from ocid.domain.configs import ProfileType
 from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
 from ocid.domain.spec.inputs import Rlimit, SpecPolicy
 from ocid.errors import OcidError
-from ocid.events import codec, node
+from ocid.events import node
 from ocid.events.envelope import DAEMON
 from ocid.ids import digest_of
-from ocid.journal import residence, salvage
+from ocid.journal import residence
 from ocid.journal.opening import Opened, open_or_quarantine
 from ocid.journal.owner import LastLife
 from ocid.journal.writer import Writer
@@ -139,7 +139,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             await actors.start(server.serve, facade, listener)
             await _serve_streams(facade, config, actors)
             await _begin_epoch(core, opened, config)
-            await _take_over(opened, writer)
+            await take_over(opened.quarantined, writer)
             await sealer.begin()
             await recovery.recover(core, rebooted=_rebooted(opened))
             await recovery.collect_orphans(core)
@@ -313,19 +313,6 @@ def _sealer(config: Config, view: View, writer: Writer, opened: Opened) -> Seale
     sealer = Sealer(writer, view.sealing, keys, origin=f"ocid/{os.uname().nodename}/{secrets.token_hex(6)}")
     writer.subscribe(sealer.apply)
     return sealer
-
-
-async def _take_over(opened: Opened, writer: Writer) -> None:
-    """After a damaged log was set aside: begin with what lived in its good part."""
-    aside = opened.quarantined
-    if aside is None:
-        return
-    log.error("the log was damaged (%s) and set aside at %s", aside.reason, aside.path)
-    records = await trio.to_thread.run_sync(salvage.records_of, aside.path, aside.last_good_seq)
-    documents = await trio.to_thread.run_sync(salvage.documents_of, aside.path)
-    envelopes = (codec.decode(records[seq]) for seq in sorted(records))
-    kept = await rebuild(writer, envelopes, documents, str(aside.path))
-    log.error("%d streams of the damaged log were taken over, as of its record %d", kept, aside.last_good_seq)
 
 
 def _warnings(opened: Opened) -> tuple[str, ...]:

@@ -11,13 +11,16 @@ import logging
 from collections.abc import Iterable, Mapping
 
 import msgspec
+import trio
 
 from ocid.domain.configs import ContainerConfig
 from ocid.errors import NotFound
-from ocid.events import container
+from ocid.events import codec, container
 from ocid.events.base import Event, Opaque
 from ocid.events.envelope import Context, Envelope
 from ocid.ids import Digest, StreamId
+from ocid.journal import salvage
+from ocid.journal.opening import Quarantined
 from ocid.ports import Journal
 from ocid.projections.view import View
 
@@ -88,3 +91,15 @@ def _digests(event: Event) -> Iterable[Digest]:
         value = getattr(event, field, None)
         if isinstance(value, str) and value.startswith("sha256:"):
             yield Digest(value)
+
+
+async def take_over(aside: Quarantined | None, journal: Journal) -> None:
+    """Begin with what lived in the good part of a damaged log that was set aside; None when there is none."""
+    if aside is None:
+        return
+    log.error("the log was damaged (%s) and set aside at %s", aside.reason, aside.path)
+    records = await trio.to_thread.run_sync(salvage.records_of, aside.path, aside.last_good_seq)
+    documents = await trio.to_thread.run_sync(salvage.documents_of, aside.path)
+    envelopes = (codec.decode(records[seq]) for seq in sorted(records))
+    kept = await rebuild(journal, envelopes, documents, str(aside.path))
+    log.error("%d streams of the damaged log were taken over, as of its record %d", kept, aside.last_good_seq)
