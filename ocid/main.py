@@ -36,7 +36,7 @@ from ocid.adapters.command import spawn
 from ocid.adapters.endpoints import RegistrySettings
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfiles import HostDirectory
-from ocid.adapters.keys import KeyFiles
+from ocid.adapters.keys import KeyFiles, make_successor
 from ocid.adapters.layers import LayerStore, staged_blobs
 from ocid.adapters.local import SecretsInMemory, SystemClock, new_id, node_salt
 from ocid.adapters.network import Networks
@@ -379,6 +379,10 @@ class Wiring:
         except* OcidError as group:
             raise _first(group) from None
         return 0
+
+    def make_successor(self, loaded: Loaded) -> None:
+        """Make the key that is to sign for the log after the one that does."""
+        make_successor(Path(loaded.config.root) / "keys")
 
     def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
         """Open a connection to the daemon."""

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ocid.errors import EffectFailed
+from ocid.errors import EffectFailed, WrongState
 
 CURRENT: Final = "current.pem"
 NEXT: Final = "next.pem"
@@ -87,6 +87,21 @@ class KeyFiles:
             self.warnings.append(f"{error}; another one was made")
             found = None
         return make(path) if found is None else found
+
+
+def make_successor(directory: Path) -> Ed25519Signer:
+    """Make the key that is to follow the one in *directory*.
+
+    Raises:
+        WrongState: there is one already.
+        EffectFailed: it cannot be written.
+    """
+    try:
+        return make(directory / NEXT)
+    except FileExistsError as error:
+        raise WrongState("the log's next key", str(directory / NEXT), wants="absent", is_now="there") from error
+    except OSError as error:
+        raise EffectFailed(f"the log's next key in {str(directory)!r} cannot be made: {error.strerror}") from error
 
 
 def make(path: Path) -> Ed25519Signer:

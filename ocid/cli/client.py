@@ -30,6 +30,14 @@ class Deps(Protocol):
     def serve(self, loaded: Loaded) -> int:
         """Run the daemon until it is told to stop, and return its exit code."""
 
+    def make_successor(self, loaded: Loaded) -> None:
+        """Make the key that is to sign for the log after the one that does.
+
+        Raises:
+            WrongState: there is one already.
+            EffectFailed: it cannot be written.
+        """
+
     def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
         """Open a connection to the daemon that serves ``loaded.config.socket``. Entered within a Trio run.
 

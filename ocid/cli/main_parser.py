@@ -42,6 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
     config = command("config", "Show the configuration in force, and where each value came from.")
     _output(config)
 
+    key = command("key", "Show the key that signs for the log, for 'ocid-replay verify --key'.")
+    key.add_argument("--rotate", action="store_true", help="make another one, which the old one will vouch for")
+    _output(key)
+
     spec_parser.add_commands(command("spec", "Make or check config.json files for OCI runtimes."), common)
     return parser
 

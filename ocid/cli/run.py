@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ocid import config
-from ocid.cli import config as config_command, events, images, ps, pull, serve, spec
+from ocid.cli import config as config_command, events, images, key, ps, pull, serve, spec
 from ocid.cli.client import Deps
 from ocid.cli.main_parser import build_parser
 from ocid.config import Loaded
@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "pull": pull.run,
     "events": events.run,
     "config": config_command.run,
+    "key": key.run,
     "spec": spec.run,
 }
 

@@ -23,6 +23,7 @@ from ocid.journal.looking import envelopes, look
 from ocid.journal.store import Store
 from ocid.projections.selection import Selection
 from ocid.projections.view import schema_hash
+from tests.fakes.author import Author
 from tests.fakes.lives import APP, BOOT, HOG, IMAGE, JOB, LATE, Life, write_begin, write_job, write_log, write_web
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +34,14 @@ class FakeDeps:
 
     def __init__(self) -> None:
         self.served: list[str] = []
+        self.successors = 0
 
     def serve(self, loaded: Loaded) -> int:
         self.served.append(loaded.config.root)
         return 0
+
+    def make_successor(self, loaded: Loaded) -> None:
+        self.successors += 1
 
     def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
         raise AssertionError("no command here needs a daemon")
@@ -212,7 +217,7 @@ def test_options_are_understood_before_the_command_too(capsys: pytest.CaptureFix
 
 
 def test_every_command_of_the_grammar_has_a_function() -> None:
-    assert set(COMMANDS) == {"serve", "ps", "images", "pull", "events", "config", "spec"}
+    assert set(COMMANDS) == {"serve", "ps", "images", "pull", "events", "config", "key", "spec"}
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -268,3 +273,26 @@ def test_a_refusal_of_the_daemon_is_one_line_whatever_it_holds(monkeypatch: pyte
     code, _, err = run("ps")
     assert code == 1
     assert err.rstrip("\n").isprintable()
+
+
+# --- key -------------------------------------------------------------------------------------------------------------
+
+
+def test_key_shows_who_signs(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "signed").mkdir()
+    author = Author(tmp_path / "signed" / "log").found().write(3).seal()
+    author.store.close()
+    deps = FakeDeps()
+    assert run("key", "--root", tmp_path / "signed", deps=deps) == (0, f"{author.key.text()}\n", "")
+    facts = json.loads(run("key", "-o", "json", "--root", tmp_path / "signed", deps=deps)[1])
+    assert facts == {"origin": author.origin, "key": author.key.text(), "signed_records": 4, "next": False}
+    assert deps.successors == 0
+    code, out, _ = run("key", "--rotate", "--root", tmp_path / "signed", deps=deps)
+    assert (code, deps.successors) == (0, 1)
+    assert "another key was made" in out
+
+
+def test_a_log_without_a_key_says_so(run: Run) -> None:
+    code, out, err = run("key")
+    assert (code, out) == (1, "")
+    assert "has no key" in err

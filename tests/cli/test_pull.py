@@ -58,6 +58,9 @@ class FakeDeps:
     def serve(self, loaded: Loaded) -> int:
         raise AssertionError
 
+    def make_successor(self, loaded: Loaded) -> None:
+        raise AssertionError
+
     def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
         return self._connect()
 

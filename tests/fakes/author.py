@@ -9,13 +9,14 @@ from ocid.domain.note import Checkpoint, Key
 from ocid.events.base import Event
 from ocid.events.envelope import DAEMON
 from ocid.events.log import LOG, Founded, KeyReplaced, KeyRotated, Sealed
+from ocid.events.node import NODE
 from ocid.ids import digest_of
 from ocid.journal.pending import prepare
 from ocid.journal.seals import Seals, check_seals
 from ocid.journal.store import Store
 from ocid.journal.verify import verify
 from tests.fakes.signers import FakeSigner
-from tests.journal.helpers import BOOT, A, fact
+from tests.journal.helpers import BOOT, fact
 
 ORIGIN = "ocid/node/0123456789ab"
 
@@ -28,7 +29,7 @@ class Author:
         self.store = Store(directory, boot_id=BOOT, map_bytes=64 << 20)
         self.signer, self.origin = FakeSigner(signer), origin
         self.notes: list[str] = []
-        self.versions = {A: 0, LOG: 0}
+        self.versions = {NODE: 0, LOG: 0}
 
     @property
     def key(self) -> Key:
@@ -39,8 +40,8 @@ class Author:
 
     def write(self, count: int, first: int = 0) -> Author:
         for number in range(first, first + count):
-            self.store.append_batch([prepare(A, self.versions[A], [fact(number)], DAEMON)], 60 * 10**9, 1)
-            self.versions[A] += 1
+            self.store.append_batch([prepare(NODE, self.versions[NODE], [fact(number)], DAEMON)], 60 * 10**9, 1)
+            self.versions[NODE] += 1
         return self
 
     def log(self, event: Event, *documents: bytes) -> Author:
