@@ -193,7 +193,7 @@ def _code(gone: os.waitid_result) -> int:
 
 
 _REMEMBERED_MAX: Final = 256
-_RUNTIMES: Final = ("runc", "crun", "conmon")
+_RUNTIMES: Final = ("runc", "crun", "conmon", "criu")  # and what they run
 expected: Final[set[int]] = set()  # direct children whose ``command.Child`` will reap them
 _reaped: Final[dict[int, int]] = {}  # exit codes of orphans that were reaped before anyone asked, the latest ones
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import Any, Final
 
 import trio
 
-from ocid.adapters import bundles, process as processes
+from ocid.adapters import bundles, mounts, process as processes
 from ocid.adapters.conmon import QUIET_S, Monitor
 from ocid.adapters.handlers import Handler
 from ocid.domain import checkpoint_archive as rules
-from ocid.errors import tail
+from ocid.errors import NotFound, tail
 from ocid.ports import ContainerOrder, Process
 
 RESTORE_S: Final = 300.0  # for gigabytes of memory from a slow disk
+END_S: Final = 2.0  # for what was killed to be gone
 _OPTIONS: Final = ("--tcp-established", "--file-locks")  # as the dump takes them
 _LOG_TAIL_BYTES: Final = 256 << 10
 
@@ -88,6 +90,29 @@ def cause(order: ContainerOrder) -> str:
         if errors:
             return tail(errors[0], 500)
     return ""
+
+
+async def end(order: ContainerOrder, monitor: Process | None) -> None:
+    """End the CRIU of a restore whose monitor was killed, with its tools, and unmount what it had mounted for itself.
+
+    They bear none of our paths among their words, but they are of the monitor's session, and no older.
+    """
+    with trio.move_on_after(END_S):
+        while members := [] if monitor is None else _session_of(monitor):
+            for one in members:
+                processes.send(one, signal.SIGKILL)
+                processes.reap_child(one.pid)  # we inherit them
+            await trio.sleep(0.01)
+    mounts.unmount_below(str(directory_of(order)))
+
+
+def _session_of(leader: Process) -> list[Process]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != leader.pid and processes.session_of(int(name)) == leader.pid:
+            with suppress(NotFound):
+                found.append(processes.identify(int(name)))
+    return [one for one in found if one.start_ticks >= leader.start_ticks]
 
 
 async def forget(order: ContainerOrder) -> None:

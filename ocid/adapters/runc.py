@@ -305,6 +305,8 @@ class OciRuntime:
             await self._monitor.settle(order)
             await self._monitor.end(order, 0)
             await self._monitor.end_unrecorded(order)
+            if restores.directory_of(order).exists():
+                await restores.end(order, self._monitor.find(order))
         state = await handler.init(order.container_id, Path(order.bundle, "runtime.log"))
         init = None if state is None else state.process
         if init is not None and processes.alive(init) and not await processes.kill_and_wait(init, KILL_S):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ocid.adapters.network import Networks
 from tests.host.netfixtures import Node
+from tests.host.nodes import SLOW
 
 PLUGINS = next((place for place in map(Path, ("/usr/lib/cni", "/opt/cni/bin")) if (place / "bridge").exists()), Path())
 
@@ -43,7 +44,7 @@ class Fixture:
             "cni_state_dir": self.state,
             "bridge": "ocidt0",
             "subnets": ("10.222.0.0/16",),
-            "plugin_timeout_s": 5.0,
+            "plugin_timeout_s": 5.0 * SLOW,
         }
         return Networks(**{**settings, **self.changes})
 

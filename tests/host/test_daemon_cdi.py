@@ -84,7 +84,7 @@ def test_what_is_not_there_is_refused_by_name(daemon: Daemon, kubelet: Kubelet, 
     write(specs, deviceNodes=[{"path": "/dev/no-such-device"}])
     for name, code, says in (
         ("vendor.com/null=1", Status.INVALID_ARGUMENT, "CDI device 'vendor.com/null=1' is in no specification"),
-        ("vendor.com/null=0", Status.UNKNOWN, "device '/dev/no-such-device': No such file"),
+        ("vendor.com/null=0", Status.INVALID_ARGUMENT, "device '/dev/no-such-device' does not exist"),
     ):
         with pytest.raises(GRPCError) as error:
             kubelet.create(pod_id, "true", CDI_devices=[pb.CDIDevice(name=name)])

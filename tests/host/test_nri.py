@@ -79,6 +79,8 @@ def daemon(stage: Stage, private_mounts: None, tmp_path_factory: pytest.TempPath
         "socket": str(directory / "s" / "nri.sock"),
         "plugin_dir": str(directory / "plugins"),
         "config_dir": str(directory / "conf.d"),
+        "registration_timeout_s": round(5 * SLOW),
+        "request_timeout_s": round(2 * SLOW),
     }
     (directory / "cdi").mkdir()
     (directory / "cdi" / "vendor.json").write_text(json.dumps(VENDOR))
