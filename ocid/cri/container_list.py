@@ -17,6 +17,8 @@ def list_containers(facade: Facade, request: pb.ListContainersRequest) -> Encode
         InvalidRequest: the filter is malformed.
     """
     validate.list_containers(request)
+    if request.filter.ByteSize() == 0:  # as the kubelet asks, each second
+        return facade.container_items.whole(facade.view.seq, lambda: container_parts(facade, request.filter))
     return facade.container_items.response(container_parts(facade, request.filter))
 
 

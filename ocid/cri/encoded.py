@@ -63,6 +63,7 @@ class Items(Generic[State, Config]):
         self._present = present
         self._parts: dict[str, tuple[Row[State], bytes]] = {}
         self._swept_at = 0  # seq of the log
+        self._whole: tuple[int, Encoded] | None = None  # the response without a filter, and the seq that it is as of
 
     def part(self, name: str, row: Row[State], config: Config) -> bytes:
         """Return the encoded item of *row*, which is *name*'s."""
@@ -77,6 +78,12 @@ class Items(Generic[State, Config]):
     def response(self, parts: Iterable[bytes]) -> Encoded:
         """Return the response that holds all *parts*, in order."""
         return Encoded(self._kind, b"".join(parts))
+
+    def whole(self, seq: int, parts: Callable[[], Iterable[bytes]]) -> Encoded:
+        """Return the response that holds all *parts*; they are asked for only if the log has gone on since the last."""
+        if self._whole is None or self._whole[0] != seq:
+            self._whole = (seq, self.response(parts()))
+        return self._whole[1]
 
     def sweep(self, rows: Mapping[str, Row[State]], seq: int) -> None:
         """Drop what is not among *rows* any more; *seq* is the position in the log that these are as of."""

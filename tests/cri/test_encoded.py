@@ -55,6 +55,13 @@ def test_an_item_is_made_once_for_each_row(items: Items[str, str], presenting: P
     assert len(items) == 1
 
 
+def test_a_whole_response_is_put_together_once_for_each_position_in_the_log(items: Items[str, str]) -> None:
+    first = items.whole(1, lambda: [b"a"])
+    assert items.whole(1, lambda: pytest.fail("nothing has changed")) is first
+    assert first.data == b"a"
+    assert items.whole(2, lambda: [b"a", b"b"]).data == b"ab"
+
+
 def test_what_is_gone_is_dropped(items: Items[str, str]) -> None:
     rows = {name: Row(name, 1, 1) for name in "abc"}
     for name, row in rows.items():

@@ -284,7 +284,7 @@ def test_a_clean_stop(daemon: Daemon, kubelet: Kubelet) -> None:
     assert time.monotonic() - began < 5 * SLOW
     with pytest.raises(BROKEN):
         waiting.result(5)
-    assert daemon.types()[-1] == "node.stopped"
+    assert daemon.types()[-2:] == ["node.stopped", "log.sealed"]
     assert not daemon.socket.exists()
     daemon.start()
     started = [one.event for one in daemon.events() if isinstance(one.event, node_events.Started)][-1]
