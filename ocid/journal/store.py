@@ -35,7 +35,7 @@ from ocid.journal.pending import Pending, VersionConflict
 from ocid.journal.reader import FORMAT, MAP_BYTES, MINUTE_NS, U64, Reader, keys, node_key, stream_key
 
 READER_CHECK_S: Final = 30.0
-VERSIONS_KEPT: Final = 65_536  # streams whose last version is remembered
+VERSIONS_KEPT: Final = 4096  # streams whose last version is remembered; each command in a container is one
 SNAPSHOTS_KEPT: Final = 2
 
 
