@@ -80,6 +80,7 @@ class Sealer:
             occasion: see ``ocid.events.log.Sealed``.
         """
         async with self._turn:
+            await self._journal.drained()  # an append that a cancelled call left behind counts, too
             head = self._journal.head()
             text = Checkpoint(self._state.origin, head.size, head.root()).text()
             written = self._signed(self._signers.current(), text)
@@ -95,6 +96,7 @@ class Sealer:
         if successor is None:
             return
         async with self._turn:
+            await self._journal.drained()
             text = self._key(successor).text()
             document = self._signed(self._signers.current(), f"{text}\n").encode()
             await self._append(KeyRotated(key=text, note=digest_of(document)), document)

@@ -53,8 +53,8 @@ class Life:
 
 
 @asynccontextmanager
-async def life(disk: Disk, signers: FakeSigners, *, runs: bool = True) -> AsyncIterator[Life]:
-    journal = memory_journal(MemoryLog(disk), TrioClock())
+async def life(disk: Disk, signers: FakeSigners, *, runs: bool = True, commit_s: float = 0.0) -> AsyncIterator[Life]:
+    journal = memory_journal(MemoryLog(disk), TrioClock(), commit_s=commit_s)
     view = View(journal.document)
     for envelope in journal.replay():
         view.apply(envelope)
@@ -164,3 +164,13 @@ async def test_a_lost_key_is_replaced_and_nobody_vouches_for_it(autojump_clock: 
         replaced = two.told()[-2]
         assert isinstance(replaced, KeyReplaced)
         assert replaced.key == Key(ORIGIN, FakeSigner(3).public).text()
+
+
+async def test_a_seal_that_was_cut_short_does_not_stand_in_the_way_of_the_last(autojump_clock: MockClock) -> None:
+    async with life(Disk(), FakeSigners(), runs=False, commit_s=1.0) as one:
+        with trio.move_on_after(0.5):
+            await one.sealer.seal("time")
+        await one.sealer.seal("stop")
+        sealed = [each for each in one.told() if isinstance(each, Sealed)]
+        assert [each.occasion for each in sealed] == ["start", "time", "stop"]
+        check(one, sealed[-1], FakeSigner(1))
