@@ -6,17 +6,16 @@ import argparse
 import time
 from collections.abc import Iterator
 
-import msgspec
-
 from ocid import tables
 from ocid.cli.client import Deps
 from ocid.cli.log import reading
 from ocid.config import Loaded
 from ocid.events.envelope import Envelope
-from ocid.journal.looking import envelopes, peers
+from ocid.journal.looking import damage_named, envelopes, peers
 from ocid.journal.reader import Reader
 from ocid.projections.fields import plain
-from ocid.projections.selection import Selection, Selector, parse_time
+from ocid.projections.finding import Finder
+from ocid.projections.selection import Selection, parse_time
 from ocid.projections.text import short, time_text
 from ocid.projections.words import words
 
@@ -44,10 +43,11 @@ def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
 
 def selected(reader: Reader, selection: Selection, *, follow: bool) -> Iterator[Envelope]:
     """Return what *selection* admits, in order."""
-    if not selection.needs_history and selection.since_ns:
-        selection = msgspec.structs.replace(selection, from_seq=reader.seq_at(selection.since_ns))
-    selector = Selector(selection, peers(reader))
-    return selector.select(envelopes(reader, selector.first_seq, follow=follow))
+    finder = Finder(reader, selection, peers(reader))
+    with damage_named():
+        yield from finder.history()
+    if follow:
+        yield from filter(finder.admits, envelopes(reader, finder.next_seq, follow=True))
 
 
 def row(envelope: Envelope) -> tuple[str, ...]:

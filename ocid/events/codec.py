@@ -110,6 +110,11 @@ def name_of(event: Event) -> tuple[str, int]:
     return (event.type, event.type_version) if type(event) is Opaque else (event.TYPE, event.VERSION)
 
 
+def is_known(name: str) -> bool:
+    """Say whether this build has that type of event."""
+    return name in _kinds or name in base.REGISTRY
+
+
 def seal(header: tuple[Any, ...], payload: bytes) -> tuple[bytes, bytes]:
     """Return the record of *header*, the fields of ``Header`` in their order, and *payload*; and its hash."""
     head = _encode(header)

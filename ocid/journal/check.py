@@ -15,7 +15,8 @@ import lmdb
 import msgspec
 
 from ocid.errors import NotFound, OcidError
-from ocid.journal.reader import MAP_BYTES, Reader, open_environment
+from ocid.journal.environment import MAP_BYTES, open_environment
+from ocid.journal.reader import Reader
 from ocid.journal.salvage import salvage
 from ocid.journal.structure import DAMAGE, DATA, MENDED, fault_of
 from ocid.journal.verify import Fault, Report, verify

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +74,15 @@ def envelopes(reader: Reader, from_seq: int = 1, *, follow: bool = False) -> Ite
             return
         else:
             time.sleep(POLL_S)
+
+
+@contextmanager
+def damage_named() -> Iterator[None]:
+    """Let whatever LMDB says of a damaged file come as ``Damaged``."""
+    try:
+        yield
+    except structure.DAMAGE as error:
+        raise Damaged(str(error)) from error
 
 
 def peers(reader: Reader) -> Callable[[int], PeerSeen | None]:

@@ -30,8 +30,9 @@ import ocid
 from ocid.errors import EffectFailed, NotFound, tail
 from ocid.events.codec import NO_HASH
 from ocid.journal import filesystem, structure
+from ocid.journal.environment import MAP_BYTES
 from ocid.journal.owner import LastLife, Owner
-from ocid.journal.reader import MAP_BYTES, Reader
+from ocid.journal.reader import Reader
 from ocid.journal.store import Store
 from ocid.journal.verify import Fault, Report, verify
 

@@ -5,84 +5,32 @@ Every read transaction is short and seeks its place again by seq: an old reader 
 
 from __future__ import annotations
 
-import struct
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
-import lmdb
 import msgspec
 
 from ocid.domain import merkle
-from ocid.errors import NotFound, Unavailable, Unsupported
+from ocid.errors import NotFound
 from ocid.events import codec
 from ocid.events.codec import NO_HASH, Damaged
 from ocid.events.envelope import Envelope
 from ocid.ids import Digest, StreamId
+from ocid.journal.environment import U64, keys, node_key, stream_key
+from ocid.journal.indexes import Indexes
 from ocid.journal.pending import Snapshot
 
-FORMAT: Final = b"1"
-MAP_BYTES: Final = 16 << 30  # address space, not disk
-MAP_BYTES_MIN: Final = 64 << 20
-READERS_MAX: Final = 512
 READ_RECORDS_MAX: Final = 4096  # in one transaction
 READ_S_MAX: Final = 0.2  # in one transaction
 
-U64: Final = struct.Struct(">Q")
-MINUTE_NS: Final = 60 * 10**9
-DATABASES: Final = (b"ev", b"st", b"ti", b"dc", b"mt", b"sn", b"mk")
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 
 
-class Reader:
+class Reader(Indexes):
     """One log, open for reading; works while a daemon writes it. Any thread may read."""
-
-    def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = True) -> None:
-        """Open the log in *directory*. Reading needs write access to ``lock.mdb`` there.
-
-        A damaged file can kill the process that opens it: see ``ocid.journal.opening.examine`` for strangers' logs.
-
-        Args:
-            directory: where the log is.
-            map_bytes: address space to reserve; less is taken where that much is not to be had.
-            readonly: False only for ``Store``, which makes what is missing.
-        Raises:
-            NotFound: there is no log.
-            Unsupported: it was written in a format that this build does not read.
-            Unavailable: all slots for readers are taken.
-        """
-        self.directory = directory
-        self.readonly = readonly
-        self._gate = Gate()
-        self._env = open_environment(directory, readonly, map_bytes)
-        try:
-            self._env.reader_check()
-            self._db = {name: self._open_db(name) for name in DATABASES}
-            with self._reading() as txn:
-                stored = txn.get(b"format", db=self._db[b"mk"])
-                if stored not in ({FORMAT} if readonly else {FORMAT, None}):
-                    raise Unsupported(
-                        f"the log in {str(directory)!r} has format {stored!r}; this build reads {FORMAT!r}: "
-                        "run the ocid that wrote it, or a newer one"
-                    )
-        except BaseException:
-            self._env.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the log."""
-        self._env.close()
 
     def last(self) -> tuple[int, bytes]:
         """Return seq and hash of the last record; (0, what record 1 cites) for an empty log.
@@ -192,6 +140,16 @@ class Reader:
                     break
         return [(_seq_of(key), record) for key, record in found]
 
+    def at(self, seqs: Sequence[int]) -> list[Envelope]:
+        """Return the records that stand at *seqs*, which are a few thousand at most; one that is missing is left out.
+
+        Raises:
+            Damaged: a record is not what was written.
+        """
+        with self._reading() as txn:
+            found = [(seq, txn.get(U64.pack(seq), db=self._db[b"ev"])) for seq in seqs]
+        return [_decode(seq, record) for seq, record in found if record is not None]
+
     def read(self, from_seq: int, limit: int = READ_RECORDS_MAX) -> list[Envelope]:
         """Return envelopes from *from_seq* on, as many as one short transaction gives; none means the end.
 
@@ -240,16 +198,6 @@ class Reader:
             raise Damaged(f"the stored document {digest} has another digest")
         return stored
 
-    def seq_at(self, wall_ns: int) -> int:
-        """Return a seq before which no event was written at *wall_ns* or later, to within a minute.
-
-        Holds when the wall clock was set back, too. One past the end when nothing is that late.
-        """
-        with self._reading() as txn, txn.cursor(self._db[b"ti"]) as cursor:
-            if not cursor.set_range(U64.pack(wall_ns // MINUTE_NS)):
-                return self.last_seq() + 1
-            return min(int(U64.unpack(value)[0]) for value in cursor.iternext(keys=False))
-
     def snapshot(self, name: str, schema_hash: bytes) -> Snapshot | None:
         """Return the newest snapshot of projection *name* made with this schema; a damaged one does not count."""
         prefix = name.encode() + b"\0"
@@ -265,98 +213,9 @@ class Reader:
                 return Snapshot(seq, state)
         return None
 
-    def meta(self, name: str) -> bytes | None:
-        """Return a fact about the log itself: "format", "epoch", "boot", "genesis" or "stop"; None when it has none."""
-        with self._reading() as txn:
-            return txn.get(name.encode(), db=self._db[b"mk"])
-
-    # --- inside ---
-
-    @contextmanager
-    def _reading(self) -> Iterator[lmdb.Transaction[bytes]]:
-        with self._gate.reading():
-            try:
-                txn = self._env.begin()
-            except lmdb.MapResizedError:  # the daemon's map has grown; only a reader beside it can meet this
-                self._env.set_mapsize(0)
-                txn = self._env.begin()
-            except lmdb.ReadersFullError as error:
-                where = str(self.directory)
-                raise Unavailable(f"the log in {where!r} has {READERS_MAX} readers already: end some") from error
-            with txn:
-                yield txn
-
-    def _open_db(self, name: bytes) -> Any:
-        try:
-            return self._env.open_db(name, create=not self.readonly)
-        except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
-            raise NotFound("log", str(self.directory)) from error
-
-
-class Gate:
-    """Lets readers of this process pass together, and the one that resizes the map alone."""
-
-    def __init__(self) -> None:
-        self._readers = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        with self._changed:
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                if not self._readers:
-                    self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            while self._readers:
-                self._changed.wait()
-            yield
-
-
-def open_environment(directory: Path, readonly: bool, map_bytes: int) -> lmdb.Environment:
-    """Open the environment in the 0.9 format, with as much of *map_bytes* as the address space allows."""
-    options: dict[str, Any] = {"max_dbs": 16, "max_readers": READERS_MAX, "mode": 0o600, "readahead": False}
-    if _has_engines():
-        options["lib_version"] = 0
-    while True:
-        try:
-            return lmdb.open(str(directory), map_size=map_bytes, readonly=readonly, create=not readonly, **options)
-        except lmdb.MemoryError:
-            if map_bytes <= MAP_BYTES_MIN:
-                raise
-            map_bytes //= 2
-        except lmdb.Error as error:
-            if readonly and not (directory / "data.mdb").exists():
-                raise NotFound("log", str(directory)) from error
-            raise
-
-
-def _has_engines() -> bool:
-    """Say whether this lmdb carries the 1.0 engine too, whose files no distribution's tools can read."""
-    try:
-        lmdb.version(lib_version=0)
-    except TypeError:
-        return False
-    return True
-
 
 def _seq_of(key: bytes) -> int:
     return int.from_bytes(key, "big")
-
-
-def node_key(level: int, index: int) -> bytes:
-    return bytes([level]) + U64.pack(index)
-
-
-def stream_key(stream: StreamId) -> bytes:
-    return stream.encode() + b"\0"
 
 
 def _decode(seq: int, record: bytes) -> Envelope:
@@ -367,13 +226,3 @@ def _decode(seq: int, record: bytes) -> Envelope:
     if envelope.seq != seq:
         raise Damaged(f"the record says that it is {envelope.seq}", seq)
     return envelope
-
-
-def keys(txn: lmdb.Transaction[bytes], prefix: bytes, db: Any = None) -> list[bytes]:
-    with txn.cursor(db) as cursor:
-        found = []
-        more = cursor.set_range(prefix)
-        while more and cursor.key().startswith(prefix):
-            found.append(cursor.key())
-            more = cursor.next()
-    return found

@@ -4,7 +4,9 @@ Databases, all in one transaction (few, for each costs every commit a path of pa
 
     ev  seq (8 bytes, big-endian)                  → record, see ``ocid.events.codec``
     st  stream ‖ 0x00 ‖ version (8 bytes)           → seq (8 bytes)
-    ti  minute of the Unix epoch (8 bytes)         → seq of the first event written in it
+    ix  "c" ‖ stream ‖ 0x00 ‖ seq (8 bytes)         → stream that belongs to it and begins with this record
+        "n" ‖ name ‖ 0x00 ‖ seq (8 bytes)           → stream of this record, which says that it bears the name
+    bk  number of a block (8 bytes)                → what its 256 records have, see ``ocid.journal.blocks``
     dc  sha256 (32 bytes)                          → document
     mt  level (1 byte) ‖ index (8 bytes)           → hash of a complete subtree, see ``ocid.domain.merkle``
     sn  projection ‖ 0x00 ‖ seq (8 bytes)           → snapshot: msgpack of schema hash, sha256 of state, state
@@ -31,8 +33,10 @@ from ocid.events import codec
 from ocid.events.codec import NO_HASH
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
+from ocid.journal import blocks, indexing
+from ocid.journal.environment import FORMAT, MAP_BYTES, U64, keys, node_key, stream_key
 from ocid.journal.pending import Pending, VersionConflict
-from ocid.journal.reader import FORMAT, MAP_BYTES, MINUTE_NS, U64, Reader, keys, node_key, stream_key
+from ocid.journal.reader import Reader
 
 READER_CHECK_S: Final = 30.0
 VERSIONS_KEPT: Final = 4096  # streams whose last version is remembered; each command in a container is one
@@ -67,13 +71,13 @@ class Store(Reader):
         self.boot_id = boot_id
         self._boot = bytes.fromhex(boot_id.replace("-", ""))
         self._failed = False
-        self._minute = -1  # of the newest entry in "ti"
         self._versions: dict[StreamId, int] = {}
         self._reader_check_at = time.monotonic()
         try:
             self.epoch, self.last_boot_id, self.last_stop_ns = self._begin_epoch(genesis, epoch_before)
             self._last = super().last()
             self._tree = merkle.frontier_at(self._last[0], self.subtree)
+            self._block = self._open_block()
         except BaseException:
             self._env.close()
             raise
@@ -105,12 +109,10 @@ class Store(Reader):
             ) from error
 
     def _append(self, batch: Sequence[Pending], wall_ns: int, boot_ns: int) -> list[tuple[Envelope, ...]]:
-        first_seq = self._last[0] + 1
         seq, prev = self._last
-        tree = self._tree.copy()
+        tree, block = self._tree.copy(), self._block.copy()
         versions: dict[StreamId, int] = {}
         written = []
-        minute = wall_ns // MINUTE_NS
         try:
             with self._env.begin(write=True) as txn:
                 for index, pending in enumerate(batch):
@@ -122,20 +124,17 @@ class Store(Reader):
                         raise VersionConflict(index, pending, version)
                     for document in pending.documents:
                         txn.put(sha256(document).digest(), document, db=self._db[b"dc"], overwrite=False)
-                    envelopes, prev = self._put(txn, tree, pending, seq, prev, wall_ns, boot_ns)
+                    envelopes, prev = self._put(txn, tree, block, pending, seq, prev, wall_ns, boot_ns)
                     written.append(envelopes)
                     seq += len(envelopes)
                     versions[stream] = version + len(envelopes)
-                if minute != self._minute:
-                    txn.put(U64.pack(minute), U64.pack(first_seq), db=self._db[b"ti"], overwrite=False)
         except (lmdb.MapFullError, VersionConflict):
             raise  # before the commit, or as its first step: the transaction is undone
         except BaseException:
             self._failed = True
             raise
         self._last = (seq, prev)
-        self._tree = tree
-        self._minute = minute
+        self._tree, self._block = tree, block
         if len(self._versions) > VERSIONS_KEPT:
             self._versions.clear()
         self._versions.update(versions)
@@ -146,6 +145,7 @@ class Store(Reader):
         self,
         txn: lmdb.Transaction[bytes],
         tree: merkle.Frontier,
+        block: blocks.Summary,
         pending: Pending,
         seq: int,
         prev: bytes,
@@ -173,6 +173,12 @@ class Store(Reader):
             assert stored, f"version {version} of {stream!r} is taken"
             for node in tree.append(prev):
                 txn.put(node_key(node.level, node.index), node.hash, db=self._db[b"mt"])
+            block.add(kind, context.who, wall_ns)
+            if not seq % blocks.BLOCK:
+                txn.put(U64.pack(blocks.block_of(seq)), block.encode(), db=self._db[b"bk"])
+                block.clear()
+            for key, value in indexing.entries(event, stream, seq):
+                txn.put(key, value, db=self._db[b"ix"])
             envelopes.append(
                 Envelope(
                     seq=seq,
@@ -246,6 +252,14 @@ class Store(Reader):
             before = cursor.prev() if cursor.set_range(prefix + b"\xff" * 8) else cursor.last()
             key = cursor.key() if before else b""
         return U64.unpack(key[-8:])[0] if key.startswith(prefix) else 0
+
+    def _open_block(self) -> blocks.Summary:
+        """Return the summary of the block that is not complete."""
+        summary = blocks.Summary()
+        for _, record in self.records(self._last[0] - self._last[0] % blocks.BLOCK + 1):
+            header = codec.header_of(record)
+            summary.add(header.type, header.who, header.wall_ns)
+        return summary
 
     def _grow(self) -> None:
         """Double the map, once every read transaction of this process has ended."""

@@ -15,6 +15,7 @@ from ocid.domain.merkle import Frontier
 from ocid.events import codec
 from ocid.events.codec import Damaged
 from ocid.ids import StreamId
+from ocid.journal.indexing import IndexCheck
 from ocid.journal.reader import Reader
 
 PROGRESS_RECORDS: Final = 1000
@@ -62,13 +63,16 @@ def verify(reader: Reader, *, from_seq: int = 1, documents: bool = True, progres
         report.last_good_hash = reader.genesis()
     versions: dict[StreamId, int] = {}
     tree = Frontier() if from_seq == 1 else None
+    indexes = IndexCheck(reader) if from_seq == 1 else None
     try:
         while chunk := reader.records(report.last_good_seq + 1, PROGRESS_RECORDS):
-            _check_chunk(reader, chunk, report, versions, tree)
+            _check_chunk(reader, chunk, report, versions, tree, indexes)
             if progress is not None:
                 progress(report)
         if report.last_good_seq < last_seq:
             raise Damaged("the record is missing", report.last_good_seq + 1)
+        if indexes is not None:
+            indexes.finish(report.last_good_seq)
         if from_seq == 1 and (entries := reader.index_entries()) < report.records:
             raise Damaged(f"the index of streams has {entries} entries for {report.records} records")
         if documents:
@@ -85,14 +89,16 @@ def _check_chunk(
     report: Report,
     versions: dict[StreamId, int],
     tree: Frontier | None,
+    indexes: IndexCheck | None,
 ) -> None:
     """Check consecutive records, counting the good ones in *report*; raise ``Damaged`` at the first bad one.
 
-    *tree* grows with them; None says that they are not the first ones.
+    *tree* and *indexes* grow with them; None says that they are not the first ones.
     """
     whole = tree is not None
     wanted_seq = report.last_good_seq + 1
     places = []
+    headers = []
     try:
         for seq, record in chunk:
             if seq != wanted_seq:
@@ -108,6 +114,7 @@ def _check_chunk(
                 raise Damaged(f"{header.stream!r} goes from version {known} to {header.version}", seq)
             versions[header.stream] = header.version
             places.append((header.stream, header.version))
+            headers.append((header, record))
             report.records += 1
             report.last_good_seq = seq
             report.last_good_hash = record[-32:]
@@ -121,3 +128,5 @@ def _check_chunk(
     for (seq, _), indexed in zip(chunk, reader.index(places), strict=True):
         if indexed != seq:
             raise Damaged(f"the index of streams says {indexed} for it", seq)
+    if indexes is not None:
+        indexes.check(headers)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from ocid.errors import InvalidRequest
-from ocid.events import checkpoint, container, exec as execution, pod, session
+from ocid.events import container, image, kin, pod
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
 
@@ -29,18 +29,19 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
     pod: str = ""  # id, its beginning, name, or namespace/name; its containers' and execs' events belong to it
     container: str = ""  # id, its beginning, or name; its execs' events belong to it
+    image: str = ""  # id, its beginning, or a name in full: its pulls, its place in the catalog, its containers' making
     stream: str = ""  # "pod/3f2c", "node", or a glob
     types: tuple[str, ...] = ()  # globs such as "container.*"; any of them
     since_ns: int = 0  # wall clock, inclusive
     until_ns: int = 0  # wall clock, exclusive; 0 for no end
     from_seq: int = 1
     to_seq: int = 0  # inclusive; 0 for no end
-    who_pid: int | None = None  # pid of the socket client that asked; 0 is the daemon itself
+    who: str = ""  # socket client that asked: pid, name or path of its program, "uid:0", "login:1000"; "0": the daemon
 
     @property
-    def needs_history(self) -> bool:
-        """Whether records before the first one wanted must be seen, for what belongs to whom."""
-        return bool(self.pod or self.container)
+    def needs_kin(self) -> bool:
+        """Whether it takes knowing what belongs to whom."""
+        return bool(self.pod or self.container or self.image)
 
 
 class Family(msgspec.Struct, frozen=True):
@@ -60,6 +61,8 @@ class Kinship:
         self.pod_names: dict[str, str] = {}  # id → namespace/name
         self.container_names: dict[str, str] = {}  # id → name
         self._families: dict[str, Family] = {}  # stream → whom it belongs to
+        self._pulls: dict[str, set[str]] = {}  # stream of a pull → what it asked for, and found
+        self._image_names: dict[str, set[str]] = {}  # image id → every name that it ever had
 
     def learn(self, envelope: Envelope) -> None:
         """Take in one record."""
@@ -70,11 +73,18 @@ class Kinship:
             case container.Declared() as declared:
                 self.container_names[declared.container_id] = declared.name
                 self._families[envelope.stream] = Family(declared.pod_id, declared.container_id)
-            case execution.Requested(container_id=container_id) | checkpoint.Requested(container_id=container_id):
-                self._families[envelope.stream] = self._families.get(f"container/{container_id}", NOBODY)
-            case session.Requested(container_id=container_id, pod_id=pod_id):
-                known = self._families.get(f"container/{container_id}", NOBODY)
-                self._families[envelope.stream] = known if container_id else Family(pod_id)
+            case image.PullRequested(reference=reference):
+                self._pulls[envelope.stream] = {reference}
+            case image.PullResolved(image_id=image_id):
+                names = self._pulls.setdefault(envelope.stream, set())
+                self._image_names.setdefault(image_id, set()).update(names)
+                names.add(image_id)
+            case image.ImageNamed(image_id=image_id, name=name):
+                self._image_names.setdefault(image_id, set()).add(name)
+            case event if (parent := kin.parent_of(event)) is not None:
+                aggregate, _, name = parent.partition("/")
+                alone = Family(pod_id=name) if aggregate == "pod" else NOBODY
+                self._families[envelope.stream] = self._families.get(parent, alone)
             case _:
                 pass
 
@@ -93,6 +103,20 @@ class Kinship:
             container_id.startswith(wanted) or wanted == self.container_names.get(container_id)
         )
 
+    def is_image(self, envelope: Envelope, wanted: str) -> bool:
+        """Say whether a record is about the image that *wanted* means, as far as the log has said."""
+        if envelope.stream in self._pulls:
+            return any(self._means(wanted, each) for each in self._pulls[envelope.stream])
+        image_id = getattr(envelope.event, "image_id", "")
+        return bool(image_id) and self._means(wanted, image_id)
+
+    def _means(self, wanted: str, id_or_name: str) -> bool:
+        return (
+            wanted == id_or_name
+            or is_id(wanted, id_or_name)
+            or any(wanted == name for name in self._image_names.get(id_or_name, ()))
+        )
+
 
 class Selector:
     """Applies a selection to a log that goes by from its beginning, or from ``from_seq`` where that is enough."""
@@ -106,8 +130,8 @@ class Selector:
 
     @property
     def first_seq(self) -> int:
-        """The record to begin reading at."""
-        return 1 if self.selection.needs_history else self.selection.from_seq
+        """The record to begin reading at, where all are read."""
+        return 1 if self.selection.needs_kin else self.selection.from_seq
 
     def is_over(self, envelope: Envelope) -> bool:
         """Say whether nothing from *envelope* on can be wanted."""
@@ -121,11 +145,13 @@ class Selector:
             return False
         if envelope.wall_ns < wanted.since_ns or (wanted.until_ns and envelope.wall_ns >= wanted.until_ns):
             return False
-        if wanted.types and self._types.match(envelope.type) is None:
+        if wanted.types and not self.admits_type(envelope.type):
             return False
         if wanted.stream and not _is_stream(envelope.stream, wanted.stream):
             return False
-        if wanted.who_pid is not None and wanted.who_pid != self._pid_of(envelope):
+        if wanted.who and not self._is_asker(envelope):
+            return False
+        if wanted.image and not self.kinship.is_image(envelope, wanted.image):
             return False
         family = self.kinship.family(envelope.stream)
         if wanted.pod and not self.kinship.is_pod(family.pod_id, wanted.pod):
@@ -142,13 +168,41 @@ class Selector:
             if self.selection.to_seq == envelope.seq:
                 return
 
-    def _pid_of(self, envelope: Envelope) -> int | None:
+    def admits_type(self, type: str) -> bool:
+        """Say whether events of that type can be wanted."""
+        return self._types.match(type) is not None
+
+    def admits_asker(self, who: int) -> bool:
+        """Say whether what this one asked for can be wanted.
+
+        Args:
+            who: as ``Context.who``.
+        """
+        if who == 0:
+            return self.selection.who == "0"
+        peer = self._peer(who)
+        return peer is not None and is_peer(peer, self.selection.who)
+
+    def _is_asker(self, envelope: Envelope) -> bool:
         if isinstance(envelope.event, PeerSeen):
-            return envelope.event.pid
-        if envelope.context.who == 0:
-            return 0
-        peer = self._peer(envelope.context.who)
-        return None if peer is None else peer.pid
+            return is_peer(envelope.event, self.selection.who)
+        return self.admits_asker(envelope.context.who)
+
+
+def is_peer(peer: PeerSeen, wanted: str) -> bool:
+    """Say whether *wanted* means this socket client. See ``Selection.who``."""
+    key, _, number = wanted.partition(":")
+    if key in ("uid", "login") and number.isascii() and number.isdigit():
+        return int(number[:10]) == (peer.uid if key == "uid" else peer.login_uid)
+    if wanted.isascii() and wanted.isdigit():
+        return int(wanted[:10]) == peer.pid
+    return wanted in (peer.exe, peer.exe.rpartition("/")[2], peer.comm)
+
+
+def is_id(wanted: str, image_id: str) -> bool:
+    """Say whether *wanted* is the beginning of this image's id, with or without "sha256:"."""
+    digits = wanted.removeprefix("sha256:")
+    return bool(digits) and image_id.removeprefix("sha256:").startswith(digits)
 
 
 def _is_stream(stream: str, wanted: str) -> bool:

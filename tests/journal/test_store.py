@@ -18,6 +18,7 @@ from ocid.events.codec import Damaged
 from ocid.events.envelope import DAEMON
 from ocid.ids import Digest, StreamId
 from ocid.journal import reader as reader_module
+from ocid.journal.blocks import BLOCK
 from ocid.journal.opening import open_or_quarantine
 from ocid.journal.pending import DOCUMENT_BYTES_MAX, Pending, VersionConflict, prepare
 from ocid.journal.store import Store
@@ -205,16 +206,16 @@ def test_long_reads_come_in_short_transactions(store: Store, monkeypatch: pytest
     store.check_documents()
 
 
-def test_the_time_index_survives_a_clock_set_back(store: Store) -> None:
-    put(store, 0, wall_ns=10 * MINUTE)
-    put(store, 1, wall_ns=20 * MINUTE)
-    put(store, 2, wall_ns=12 * MINUTE)
-    put(store, 3, wall_ns=20 * MINUTE)
+def test_times_are_found_to_within_a_block_also_after_the_clock_was_set_back(store: Store) -> None:
+    for block, minute in enumerate((10, 20, 12, 20)):
+        put(store, block * BLOCK, BLOCK, wall_ns=minute * MINUTE)
+    put(store, 4 * BLOCK, 3, wall_ns=30 * MINUTE)
 
     assert store.seq_at(0) == 1
-    assert store.seq_at(11 * MINUTE) == 2
-    assert store.seq_at(13 * MINUTE) == 2
-    assert store.seq_at(21 * MINUTE) == 5
+    assert store.seq_at(11 * MINUTE) == BLOCK + 1
+    assert store.seq_at(13 * MINUTE) == BLOCK + 1
+    assert store.seq_at(21 * MINUTE) == 4 * BLOCK + 1  # what is not complete has no summary
+    assert [summary.types for _, summary in store.summaries(2)] == [{"node.orphan_found"}] * 2
 
 
 def test_a_flipped_byte_is_found_when_it_is_read(store: Store) -> None:

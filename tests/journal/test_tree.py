@@ -11,8 +11,9 @@ from ocid.domain import merkle
 from ocid.events import codec
 from ocid.events.codec import Damaged
 from ocid.events.envelope import DAEMON
+from ocid.journal.environment import U64, node_key
 from ocid.journal.pending import VersionConflict, prepare
-from ocid.journal.reader import U64, Reader, node_key
+from ocid.journal.reader import Reader
 from ocid.journal.store import Store
 from tests.journal.helpers import BOOT, A, B, fact
 

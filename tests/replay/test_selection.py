@@ -85,9 +85,9 @@ def test_time_includes_its_beginning_and_not_its_end(log: list[Envelope]) -> Non
 
 
 def test_who_asked_is_found_by_pid_and_0_is_the_daemon(log: list[Envelope]) -> None:
-    assert [each.type for each in chosen(log, Selection(who_pid=900))] == ["node.peer_seen", "container.stop_requested"]
-    assert [each.type for each in chosen(log, Selection(who_pid=0))] == ["node.started"]
-    assert chosen(log, Selection(who_pid=1)) == []
+    assert [each.type for each in chosen(log, Selection(who="900"))] == ["node.peer_seen", "container.stop_requested"]
+    assert [each.type for each in chosen(log, Selection(who="0"))] == ["node.started"]
+    assert chosen(log, Selection(who="1")) == []
 
 
 _selections = st.builds(
@@ -102,7 +102,7 @@ _selections = st.builds(
     until_ns=st.sampled_from([0, BEGAN_NS, BEGAN_NS + 20 * S]),
     from_seq=st.integers(1, 60),
     to_seq=st.integers(0, 60),
-    who_pid=st.sampled_from([None, 0, 812, 900, 1]),
+    who=st.sampled_from(["", "0", "812", "900", "1", "kubelet", "uid:0", "login:1000"]),
 )
 
 
@@ -114,7 +114,7 @@ def test_each_condition_only_takes_away(log: list[Envelope], selection: Selectio
     alone = [
         Selection(pod=selection.pod), Selection(container=selection.container), Selection(stream=selection.stream),
         Selection(types=selection.types), Selection(since_ns=selection.since_ns, until_ns=selection.until_ns),
-        Selection(from_seq=selection.from_seq, to_seq=selection.to_seq), Selection(who_pid=selection.who_pid),
+        Selection(from_seq=selection.from_seq, to_seq=selection.to_seq), Selection(who=selection.who),
     ]  # fmt: skip
     together = [each for each in log if all(each in chosen(log, one) for one in alone)]
     assert found == together

@@ -92,7 +92,13 @@ def _filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--until", default="", metavar="TIME", help="likewise, exclusive")
     group.add_argument("--from-seq", type=_seq, default=1, metavar="SEQ", help="first record")
     group.add_argument("--to-seq", type=_seq, default=0, metavar="SEQ", help="last record")
-    group.add_argument("--who", type=_pid, default=None, metavar="PID", help="socket client that asked; 0: the daemon")
+    group.add_argument("--image", default="", metavar="IMAGE", help="id, beginning of it, or registry/path:tag in full")
+    group.add_argument(
+        "--who",
+        default="",
+        metavar="CLIENT",
+        help="socket client that asked: pid, name or path of its program, uid:N or login:N; 0 is the daemon itself",
+    )
 
 
 def _output(parser: argparse.ArgumentParser, json: str) -> None:
@@ -104,10 +110,4 @@ def _output(parser: argparse.ArgumentParser, json: str) -> None:
 def _seq(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) < 1 << 63:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no seq: wanted a whole number from 1")
-    return int(text)
-
-
-def _pid(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 10:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no pid")
     return int(text)

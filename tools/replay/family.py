@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from ocid.errors import InvalidRequest, NotFound
-from ocid.events import checkpoint, codec, container, exec as execution, pod, session
+from ocid.events import container, pod
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
+from ocid.journal.looking import damage_named
 from ocid.journal.reader import Reader
 
-from .reading import headers
-
-_DECLARING: Final = (
-    *(pod.Declared.TYPE, container.Declared.TYPE),
-    *(execution.Requested.TYPE, session.Requested.TYPE, checkpoint.Requested.TYPE),
-)
+_KINDS: Final = ("pod/", "container/")
+_CHUNK: Final = 1024  # records read at once
 _CANDIDATES_SHOWN: Final = 8
 
 
@@ -43,46 +41,56 @@ def find(reader: Reader, wanted: str) -> Subject:
         NotFound: nothing in the log has that id or name.
         InvalidRequest: the beginning of an id fits several.
     """
-    by_id: dict[str, Subject] = {}
-    by_name: Subject | None = None
     wanted = wanted.strip()
     for prefix in ("pod/", "container/"):
         wanted = (
             wanted.removeprefix(prefix) if wanted.count("/") == 1 and _looks_like_id(wanted[len(prefix) :]) else wanted
         )
-    for header, record in headers(reader):
-        if header.type not in (pod.Declared.TYPE, container.Declared.TYPE):
-            continue
-        subject = _subject(codec.decode(record))
-        if subject is None:
-            continue
-        if wanted and subject.id.startswith(wanted):
-            by_id[subject.id] = subject
-        if wanted in (subject.name, subject.name.rpartition("/")[2]):
-            by_name = subject
-    if len(by_id) > 1 and wanted not in by_id:
-        shown = ", ".join(
-            f"{each.kind} {each.id[:16]} ({each.name})" for each in list(by_id.values())[:_CANDIDATES_SHOWN]
-        )
-        raise InvalidRequest(f"{wanted!r} is the beginning of {len(by_id)} ids: {shown}; give more of it")
-    found = by_id.get(wanted) or next(iter(by_id.values()), by_name)
+    with damage_named():
+        by_id = _first(reader, _beginning(reader, wanted))
+        by_name = _first(reader, [stream for _, stream in reader.named(wanted) if stream.startswith(_KINDS)][-1:])
+    exact = next((each for each in by_id if each.id == wanted), None)
+    if len(by_id) > 1 and exact is None:
+        shown = ", ".join(f"{each.kind} {each.id[:16]} ({each.name})" for each in by_id[:_CANDIDATES_SHOWN])
+        many = "more than " if len(by_id) > _CANDIDATES_SHOWN else ""
+        count = min(len(by_id), _CANDIDATES_SHOWN)
+        raise InvalidRequest(f"{wanted!r} is the beginning of {many}{count} ids: {shown}; give more of it")
+    found = exact or next(iter([*by_id, *by_name]), None)
     if found is None:
         raise NotFound("pod or container", wanted)
     return found
 
 
 def events_of(reader: Reader, subject: Subject) -> list[Envelope]:
-    """Return the events of *subject* and of all that belongs to it, in order."""
-    streams: set[str] = {subject.stream}
-    found = []
-    for header, record in headers(reader):
-        if header.type in _DECLARING and header.stream not in streams:
-            parent = _parent(codec.decode(record))
-            if parent in streams:
-                streams.add(header.stream)
-        if header.stream in streams:
-            found.append(codec.decode(record))
-    return found
+    """Return the events of *subject* and of all that belongs to it, in order.
+
+    Raises:
+        Damaged: a record is not what was written.
+    """
+    seqs: list[int] = []
+    streams = [subject.stream]
+    with damage_named():
+        for stream in streams:  # grows
+            seqs += reader.seqs(stream)
+            streams += [child for _, child in reader.children(stream)]
+        return [envelope for chunk in _chunks(sorted(seqs)) for envelope in reader.at(chunk)]
+
+
+def _beginning(reader: Reader, wanted: str) -> list[StreamId]:
+    """Return the streams of pods and containers whose id begins so, a few at most."""
+    if not wanted:
+        return []
+    return [stream for kind in _KINDS for stream in reader.streams(f"{kind}{wanted}", _CANDIDATES_SHOWN + 1)]
+
+
+def _first(reader: Reader, streams: list[StreamId]) -> list[Subject]:
+    first = sorted(reader.seqs(stream)[0] for stream in streams)
+    return [subject for envelope in reader.at(first) if (subject := _subject(envelope)) is not None]
+
+
+def _chunks(seqs: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(seqs), _CHUNK):
+        yield seqs[start : start + _CHUNK]
 
 
 def _subject(envelope: Envelope) -> Subject | None:
@@ -93,18 +101,6 @@ def _subject(envelope: Envelope) -> Subject | None:
             return Subject("container", declared.container_id, declared.name)
         case _:
             return None
-
-
-def _parent(envelope: Envelope) -> str:
-    match envelope.event:
-        case container.Declared(pod_id=pod_id):
-            return f"pod/{pod_id}"
-        case execution.Requested(container_id=container_id) | checkpoint.Requested(container_id=container_id):
-            return f"container/{container_id}"
-        case session.Requested(container_id=container_id, pod_id=pod_id):
-            return f"container/{container_id}" if container_id else f"pod/{pod_id}"
-        case _:
-            return ""
 
 
 def _looks_like_id(text: str) -> bool:

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from ocid import config
 from ocid.events import codec
 from ocid.events.envelope import Envelope
-from ocid.journal.looking import envelopes, peers
+from ocid.journal.looking import damage_named, envelopes, peers
 from ocid.journal.reader import Reader
-from ocid.projections.selection import Selection, Selector, parse_time
+from ocid.projections.finding import Finder
+from ocid.projections.selection import Selection, parse_time
 
 
 def log_directory(args: argparse.Namespace) -> Path:
@@ -44,7 +43,8 @@ def selection_of(args: argparse.Namespace) -> Selection:
         until_ns=parse_time(args.until, now_ns) if args.until else 0,
         from_seq=args.from_seq,
         to_seq=args.to_seq,
-        who_pid=args.who,
+        who=args.who,
+        image=args.image,
     )
 
 
@@ -54,11 +54,16 @@ def selected(reader: Reader, selection: Selection, *, follow: bool = False) -> I
     Raises:
         Damaged: a record is not what was written.
     """
-    if not selection.needs_history and selection.since_ns:
-        earliest = max(selection.from_seq, reader.seq_at(selection.since_ns))
-        selection = msgspec.structs.replace(selection, from_seq=earliest)
-    selector = Selector(selection, peers(reader))
-    return selector.select(envelopes(reader, selector.first_seq, follow=follow))
+    finder = Finder(reader, selection, peers(reader))
+    with damage_named():
+        yield from finder.history()
+    if not follow:
+        return
+    for envelope in envelopes(reader, finder.next_seq, follow=True):
+        if finder.is_over(envelope):
+            return
+        if finder.admits(envelope):
+            yield envelope
 
 
 def headers(reader: Reader) -> Iterator[tuple[codec.Header, bytes]]:
