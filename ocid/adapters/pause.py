@@ -133,16 +133,13 @@ class PauseProcesses:
         shutil.rmtree(bundle, ignore_errors=True)
 
     async def _forget(self, handler: Handler, order: SandboxOrder, *, known: bool) -> None:
-        if not known:
-            return
-        if handler.kind == "other" or self._cgroups.driver is CgroupDriver.SYSTEMD:
-            log = handler.root / f".{order.pod_id}.log"
-            try:
-                with suppress(EffectFailed):
-                    await handler.call(f"delete of pause process {order.pod_id!r}", log, "delete", order.pod_id)
-            finally:
-                log.unlink(missing_ok=True)
-        handler.remove_state(order.pod_id)
+        log = handler.root / f".{order.pod_id}.log"
+        if known and (handler.kind == "other" or self._cgroups.driver is CgroupDriver.SYSTEMD):
+            with suppress(EffectFailed):
+                await handler.call(f"delete of pause process {order.pod_id!r}", log, "delete", order.pod_id)
+        if known:
+            handler.remove_state(order.pod_id)
+        log.unlink(missing_ok=True)  # also that of a daemon that died while it deleted
 
 
 def _begun(bundle: Path) -> bool:

@@ -321,6 +321,7 @@ class OciRuntime:
         self._oom.forget(order)
         self.execs.remove_files(order)
         self._monitor.forget(order)
+        bundles.remove_files(str(handler.root), (_delete_log(order),))  # a daemon that died while it deleted left it
         bundles.remove_files(order.bundle, _OURS)
 
     async def _forget(self, handler: Handler, order: ContainerOrder) -> None:
@@ -330,14 +331,12 @@ class OciRuntime:
             handler.remove_state(order.container_id)
             return
         bundles.remove_files(str(directory), ("exec.fifo",))  # left behind, runc would say "created" and wait 100 ms
-        log = handler.root / f".{order.container_id}.log"
+        log = handler.root / _delete_log(order)
         try:
             await handler.call(f"delete of container {order.container_id!r}", log, "delete", order.container_id)
         except EffectFailed:
             if await handler.init(order.container_id, log) is not None:
                 raise
-        finally:
-            bundles.remove_files(str(handler.root), (log.name,))
 
     async def reopen_log(self, order: ContainerOrder) -> None:
         """Make the monitor reopen the log file; returns when it has.
@@ -393,3 +392,7 @@ class OciRuntime:
         await trio.lowlevel.checkpoint()
         named = (handler for name, handler in self._handlers.items() if name)
         return frozenset(ContainerId(found) for handler in named for found in handler.container_ids())
+
+
+def _delete_log(order: ContainerOrder) -> str:
+    return f".{order.container_id}.log"  # in the runtime's root: the bundle may be gone first

@@ -64,6 +64,18 @@ def zombies() -> set[int]:
     return {pid for pid in mine if processes.is_zombie(pid) and processes.parent_of(pid) == os.getpid()}
 
 
+async def test_what_a_daemon_left_that_died_while_it_deleted_goes_too(world: World) -> None:
+    order = container_order(world)
+    log = world.runtime.handler(order.handler).root / f".{order.container_id}.log"
+    await create(world, order, *SLEEP)
+    await world.runtime.delete(order)
+    log.write_text("its words")
+
+    await world.runtime.delete(order)
+
+    assert not log.exists()
+
+
 async def test_a_container_runs_writes_its_log_and_ends_with_its_exit_code(world: World) -> None:
     before, order = zombies(), container_order(world)
     init = await create(world, order, "/bin/sh", "-c", "echo out; echo err >&2; printf part; exit 7")
