@@ -66,6 +66,21 @@ class Frontier:
         hashes.append(leaf)
         return done
 
+    def append_subtree(self, node: bytes) -> Sequence[Node]:
+        """Take a complete subtree of ``1 << KEPT_LEVELS`` leaves more, and return the nodes of kept levels."""
+        level, index = KEPT_LEVELS, self.size >> KEPT_LEVELS
+        assert self.size == index << level, f"a subtree of level {level} cannot follow {self.size} leaves"
+        self.size += 1 << level
+        done = [Node(level, index, node)]
+        while index & 1:
+            node = parent(self._hashes.pop(), node)
+            index >>= 1
+            level += 1
+            if not level % KEPT_LEVELS:
+                done.append(Node(level, index, node))
+        self._hashes.append(node)
+        return done
+
     def hashes(self) -> tuple[bytes, ...]:
         """Return what it takes to go on from here."""
         return tuple(self._hashes)

@@ -44,4 +44,35 @@ class Sealed(Event, frozen=True, kw_only=True):
     occasion: str  # "start", "events", "time", "rotation" or "stop"
 
 
-enter(Founded, KeyRotated, KeyReplaced, Sealed)
+class Archived(Event, frozen=True, kw_only=True):
+    """Records were copied to an archive, from which they can be read, checked and proven like here."""
+
+    TYPE: ClassVar[str] = "log.archived"
+    first: int  # seq
+    last: int
+    file: str  # absolute path
+    bytes: int
+    digest: Digest  # of the file
+
+
+class Trimmed(Event, frozen=True, kw_only=True):
+    """Records that nothing living needs are about to be removed; what is left can still be proven."""
+
+    TYPE: ClassVar[str] = "log.trimmed"
+    through: int  # up to which record, the end of a block of 256
+    kept: Digest  # document: which records up to there stay, msgpack of the steps between their seqs
+    left: int  # how many that are
+    reason: str  # "size" or "age"
+
+
+class ArchiveRemoved(Event, frozen=True, kw_only=True):
+    """An archive was removed to make room, or was found to be gone."""
+
+    TYPE: ClassVar[str] = "log.archive_removed"
+    file: str
+    first: int
+    last: int
+    reason: str
+
+
+enter(Founded, KeyRotated, KeyReplaced, Sealed, Archived, Trimmed, ArchiveRemoved)

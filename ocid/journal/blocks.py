@@ -36,6 +36,10 @@ class Summary(msgspec.Struct):
         self.first_ns = min(self.first_ns, wall_ns)
         self.last_ns = max(self.last_ns, wall_ns)
 
+    def covers(self, type: str, who: int, wall_ns: int) -> bool:
+        """Say whether such a record can be in the block."""
+        return type in self.types and who in self.whos and self.first_ns <= wall_ns <= self.last_ns
+
     def clear(self) -> None:
         """Begin with the next block."""
         self.first_ns, self.last_ns = _NEVER, 0

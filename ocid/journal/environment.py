@@ -22,7 +22,7 @@ READERS_MAX: Final = 512
 NAME_BYTES_MAX: Final = 400  # of an indexed name; LMDB keys hold 511 bytes
 
 U64: Final = struct.Struct(">Q")
-DATABASES: Final = (b"ev", b"st", b"ix", b"bk", b"dc", b"mt", b"sn", b"mk")
+DATABASES: Final = (b"ev", b"st", b"ix", b"bk", b"dc", b"mt", b"lf", b"sn", b"mk")
 
 
 class Pages:
@@ -71,7 +71,7 @@ class Pages:
         self._env.close()
 
     def meta(self, name: str) -> bytes | None:
-        """Return a fact about the log itself: "format", "epoch", "boot", "genesis" or "stop"; None when it has none."""
+        """Return a fact about the log itself: "format", "epoch", "boot", "genesis", "stop" or "trimmed"."""
         with self._reading() as txn:
             return txn.get(name.encode(), db=self._db[b"mk"])
 

@@ -33,8 +33,8 @@ class IndexCheck:
         self._block = Summary()
         self._foreign = False  # whether a record is of a type that this build does not know, so may have entries
 
-    def check(self, chunk: list[tuple[codec.Header, bytes]]) -> None:
-        """Take consecutive records in, whose hashes are right.
+    def check(self, chunk: list[tuple[codec.Header, bytes]], *, thinned: bool = False) -> None:
+        """Take consecutive records in, whose hashes are right; or what is left of a block.
 
         Raises:
             Damaged: an index says something else than they do.
@@ -43,14 +43,17 @@ class IndexCheck:
         summaries: list[tuple[int, bytes]] = []
         for header, record in chunk:
             seq = header.seq
-            self._block.add(header.type, header.who, header.wall_ns)
-            if not seq % BLOCK:
+            if not thinned:
+                self._block.add(header.type, header.who, header.wall_ns)
+            if not thinned and not seq % BLOCK:
                 summaries.append((block_of(seq), self._block.encode()))
                 self._block.clear()
             if header.type in kin.TYPES:
                 wanted += ((seq, *entry) for entry in entries(codec.decode(record).event, header.stream, seq))
             elif not codec.is_known(header.type):
                 self._foreign = True
+        if thinned:
+            self._check_thinned([header for header, _ in chunk])
         self._entries += len(wanted)
         self._blocks += len(summaries)
         self._compare(wanted, summaries)
@@ -68,6 +71,18 @@ class IndexCheck:
             raise Damaged(f"the index of names has {found} entries, and the records say {self._entries}")
         if found_blocks != self._blocks:
             raise Damaged(f"{found_blocks} blocks have a summary, and {self._blocks} are complete")
+
+    def _check_thinned(self, headers: list[codec.Header]) -> None:
+        """See that the summary of a block that was whole once still covers what is left of it."""
+        self._blocks += 1
+        block = block_of(headers[0].seq) if headers else -1
+        stored = self._indexes.summaries_at([block])[0]
+        if stored is None:
+            raise Damaged(f"block {block} has no summary", headers[0].seq if headers else 0)
+        summary = blocks.decode(stored)
+        for header in headers:
+            if not summary.covers(header.type, header.who, header.wall_ns):
+                raise Damaged("the summary of its block says something else", header.seq)
 
     def _compare(self, wanted: list[tuple[int, bytes, bytes]], summaries: list[tuple[int, bytes]]) -> None:
         stored = self._indexes.entries_at([key for _, key, _ in wanted])

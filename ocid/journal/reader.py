@@ -19,6 +19,8 @@ from ocid.events import codec
 from ocid.events.codec import NO_HASH, Damaged
 from ocid.events.envelope import Envelope
 from ocid.ids import Digest, StreamId
+from ocid.journal import blocks
+from ocid.journal.blocks import BLOCK, block_of
 from ocid.journal.environment import U64, keys, node_key, stream_key
 from ocid.journal.indexes import Indexes
 from ocid.journal.pending import Snapshot
@@ -104,10 +106,47 @@ class Reader(Indexes):
                     if key != (node_key(kept, first + len(found)) if kept else U64.pack(first + len(found) + 1)):
                         break
                     found.append(value[-merkle.HASH_BYTES :])
+        if len(found) < count and not kept and (leaves := self.leaves(block_of(first + 1))) is not None:
+            begin = first % BLOCK
+            found = leaves[begin : begin + count]
         if len(found) < count:
             missing = (first + len(found) << kept) + 1
-            raise Damaged("the tree lacks it" if kept else "the record is missing", missing)
+            what = (
+                "the record was trimmed: an archive has it" if missing <= self.trimmed()[0] else "the record is missing"
+            )
+            raise Damaged("the tree lacks it" if kept else what, missing)
         return merkle.root_of(found)
+
+    def leaves(self, block: int) -> list[bytes] | None:
+        """Return the leaf hashes of a block of which only some records are left; None for any other one.
+
+        Raises:
+            Damaged: they are not as many as a block has.
+        """
+        with self._reading() as txn:
+            stored = txn.get(U64.pack(block), db=self._db[b"lf"])
+        if stored is None:
+            return None
+        if len(stored) != BLOCK * merkle.HASH_BYTES:
+            raise Damaged(f"the hashes of block {block} are {len(stored)} bytes", blocks.first_of(block))
+        return [stored[at : at + merkle.HASH_BYTES] for at in range(0, len(stored), merkle.HASH_BYTES)]
+
+    def thinned(self) -> list[int]:
+        """Return the blocks of which only some records are left."""
+        with self._reading() as txn, txn.cursor(self._db[b"lf"]) as cursor:
+            return [U64.unpack(key)[0] for key in cursor.iternext(values=False)]
+
+    def trimmed(self) -> tuple[int, bytes]:
+        """Return up to which record the log was trimmed, and that record's hash; (0, b"") for never.
+
+        Of the records up to there only some are left; from the next one on all are.
+        """
+        stored = self.meta("trimmed")
+        if stored is None:
+            return 0, b""
+        if len(stored) != U64.size + merkle.HASH_BYTES:
+            raise Damaged(f"the place up to which the log is trimmed is {len(stored)} bytes")
+        return U64.unpack_from(stored)[0], stored[U64.size :]
 
     def kept(self, level: int, index: int) -> bytes | None:
         """Return the kept hash of a complete subtree; None when it is not there."""

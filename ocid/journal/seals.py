@@ -35,6 +35,7 @@ class Seals(msgspec.Struct):
     key: str = ""  # that signs now: NAME+ID+KEY
     trusted: bool = False  # the key was given, or vouched for by one that was
     checkpoints: int = 0  # good ones
+    trimmed: int = 0  # signed ones that end among records that are gone, so that only their signature can be checked
     size: int = 0  # records that the last good one covers
     root: bytes = b""
     wall_ns: int = 0  # when it was made
@@ -127,7 +128,10 @@ def _check_seal(reader: Reader, seals: Seals, keys: list[Key], event: Sealed, en
         seals.fault(seq, "its checkpoint says something else than the record")
     elif not seals.size <= head.size < seq:
         seals.fault(seq, f"its checkpoint covers {head.size} records, the one before it {seals.size}")
-    elif _root(reader, head.size) != head.root:
+    elif (root := _root(reader, head.size)) is None:
+        seals.trimmed += 1
+        seals.size = head.size
+    elif root != head.root:
         seals.fault(seq, f"the first {head.size} records are not those that were signed for")
     else:
         seals.checkpoints += 1
@@ -137,6 +141,7 @@ def _check_seal(reader: Reader, seals: Seals, keys: list[Key], event: Sealed, en
 def _compare(reader: Reader, seals: Seals, keys: Sequence[Key], witnessed: Sequence[str], check: Check) -> None:
     """Compare the log with what was kept elsewhere."""
     last_seq = reader.last_seq()
+    trimmed: list[int] = []  # sizes that end among records that are gone
     for text in witnessed:
         try:
             found = note.parse(text)
@@ -150,11 +155,17 @@ def _compare(reader: Reader, seals: Seals, keys: Sequence[Key], witnessed: Seque
             seals.fault(0, f"witness: the checkpoint over {head.size} records bears no signature of the log's keys")
         elif head.size > last_seq:
             seals.fault(0, f"witness: saw {head.size} records, and the log has {last_seq}")
-        elif _root(reader, head.size) != head.root:
+        elif (root := _root(reader, head.size)) is None:
+            trimmed.append(head.size)
+        elif root != head.root:
             seals.fault(0, f"witness: the first {head.size} records are not those that it saw")
         else:
             seals.witnessed = max(seals.witnessed, head.size)
-    if not seals.witnessed and not any(fault.what.startswith("witness: ") for fault in seals.faults):
+    if trimmed and not seals.witnessed:
+        seals.fault(
+            0, f"witness: what it saw last, {max(trimmed)} records, was trimmed since: ask the archive of these"
+        )
+    elif not seals.witnessed and not any(fault.what.startswith("witness: ") for fault in seals.faults):
         seals.fault(0, f"witness: knows no checkpoint of {seals.origin or 'this log'!r}")
 
 
@@ -172,8 +183,9 @@ def _head(found: Note) -> Checkpoint | None:
         return None
 
 
-def _root(reader: Reader, size: int) -> bytes:
+def _root(reader: Reader, size: int) -> bytes | None:
+    """Return the root over the first *size* records; None where these end among records that were trimmed."""
     try:
         return reader.root(size)
-    except Damaged:
-        return b""
+    except Damaged as damage:
+        return None if damage.seq and size <= reader.trimmed()[0] else b""

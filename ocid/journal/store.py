@@ -8,9 +8,10 @@ Databases, all in one transaction (few, for each costs every commit a path of pa
         "n" ‖ name ‖ 0x00 ‖ seq (8 bytes)           → stream of this record, which says that it bears the name
     bk  number of a block (8 bytes)                → what its 256 records have, see ``ocid.journal.blocks``
     dc  sha256 (32 bytes)                          → document
+    lf  number of a block (8 bytes)                → its leaf hashes, where some of its records were trimmed
     mt  level (1 byte) ‖ index (8 bytes)           → hash of a complete subtree, see ``ocid.domain.merkle``
     sn  projection ‖ 0x00 ‖ seq (8 bytes)           → snapshot: msgpack of schema hash, sha256 of state, state
-    mk  "format", "epoch", "boot", "genesis", "stop" → facts about the log itself
+    mk  "format", "epoch", "boot", "genesis", "stop", "trimmed" → facts about the log itself
 
 Commits are synchronous: what ``append_batch`` returned survives a power cut on a disk that keeps its promises. After a
 failed commit the state of the pages is unknown, so the store refuses everything until it is opened again.
@@ -19,7 +20,7 @@ failed commit the state of the pages is unknown, so the store refuses everything
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,7 @@ from ocid.events import codec
 from ocid.events.codec import NO_HASH
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
-from ocid.journal import blocks, indexing
+from ocid.journal import blocks, indexing, trim
 from ocid.journal.environment import FORMAT, MAP_BYTES, U64, keys, node_key, stream_key
 from ocid.journal.pending import Pending, VersionConflict
 from ocid.journal.reader import Reader
@@ -72,6 +73,7 @@ class Store(Reader):
         self._boot = bytes.fromhex(boot_id.replace("-", ""))
         self._failed = False
         self._versions: dict[StreamId, int] = {}
+        self._fresh: set[bytes] | None = None
         self._reader_check_at = time.monotonic()
         try:
             self.epoch, self.last_boot_id, self.last_stop_ns = self._begin_epoch(genesis, epoch_before)
@@ -123,7 +125,10 @@ class Store(Reader):
                     if version != pending.expected_version:
                         raise VersionConflict(index, pending, version)
                     for document in pending.documents:
-                        txn.put(sha256(document).digest(), document, db=self._db[b"dc"], overwrite=False)
+                        digest = sha256(document).digest()
+                        txn.put(digest, document, db=self._db[b"dc"], overwrite=False)
+                        if self._fresh is not None:
+                            self._fresh.add(digest)
                     envelopes, prev = self._put(txn, tree, block, pending, seq, prev, wall_ns, boot_ns)
                     written.append(envelopes)
                     seq += len(envelopes)
@@ -212,6 +217,29 @@ class Store(Reader):
                 if attempt == 2:
                     raise
                 self._grow()
+
+    def watch_documents(self, *, watch: bool) -> None:
+        """Remember which documents come from now on, so that ``drop_documents`` leaves them alone; or stop it."""
+        self._fresh = set() if watch else None
+
+    def begin_trim(self, through: int) -> None:
+        """Say that records up to *through*, the end of a block, may be gone from now on. See ``ocid.journal.trim``."""
+        assert through <= self._last[0], f"trimmed up to {through}, the log ends at {self._last[0]}"
+        with self._env.begin(write=True) as txn:
+            trim.begin(txn, self._db, through)
+
+    def trim_block(self, block: int, kept: Collection[int], limit: int) -> tuple[int, bool]:
+        """Take up to *limit* records of *block* out but those at *kept*; return how many, and whether that is all."""
+        assert blocks.first_of(block + 1) - 1 <= self.trimmed()[0], f"block {block} is beyond what may be trimmed"
+        with self._env.begin(write=True) as txn:
+            return trim.trim_block(txn, self._db, block, kept, limit)
+
+    def drop_documents(self, digests: Collection[bytes]) -> int:
+        """Remove documents that nothing cited when ``watch_documents`` began, and that did not come again since."""
+        fresh = self._fresh
+        assert fresh is not None, "nobody watched which documents came again"
+        with self._env.begin(db=self._db[b"dc"], write=True) as txn:
+            return sum(txn.delete(digest) for digest in digests if digest not in fresh)
 
     def head(self) -> merkle.Frontier:
         """Return the tree over all records, which goes on growing; this one does not."""

@@ -95,6 +95,15 @@ class View:
         elif (fold := self._folds.get(aggregate)) is not None:
             fold.apply(name, envelope)
 
+    def fold(self, aggregate: str) -> Fold[Any] | None:
+        """Return the fold of one aggregate's streams; None for an unknown aggregate, the node's and the log's own."""
+        return self._folds.get(aggregate)
+
+    @property
+    def epoch(self) -> int:
+        """The daemon's life that wrote the newest ``node.started``; 0 for none."""
+        return 0 if self.node.started is None else self.node.started.epoch
+
     def living(self) -> list[tuple[str, Fold[Any]]]:
         """List the folds whose streams can outlive a damaged log, by aggregate."""
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ocid.events import log
+from ocid.projections.text import size
 from ocid.projections.vocabulary import says
 
 _OCCASIONS = {
@@ -36,6 +37,25 @@ def replaced(event: log.KeyReplaced) -> str:
 def sealed(event: log.Sealed) -> str:
     """Say up to where."""
     return f"records up to {event.size} signed {_OCCASIONS.get(event.occasion, event.occasion)}"
+
+
+@says(log.Archived)
+def archived(event: log.Archived) -> str:
+    """Say what is where."""
+    return f"records {event.first} to {event.last} archived in {event.file}, {size(event.bytes)}, {event.digest}"
+
+
+@says(log.Trimmed)
+def trimmed(event: log.Trimmed) -> str:
+    """Say up to where, why, and what stays."""
+    why = {"size": "the log was too large", "age": "they were too old"}.get(event.reason, event.reason)
+    return f"log trimmed up to record {event.through}, since {why}; {event.left} of these stay"
+
+
+@says(log.ArchiveRemoved)
+def archive_removed(event: log.ArchiveRemoved) -> str:
+    """Say which records are gone for good."""
+    return f"archive {event.file} of records {event.first} to {event.last} is gone: {event.reason}"
 
 
 def _key(text: str) -> str:

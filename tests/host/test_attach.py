@@ -169,7 +169,7 @@ async def test_a_container_without_stdin_takes_none(world: World, streams: HostS
 async def test_a_client_that_takes_nothing_is_let_go_and_holds_up_nobody(
     world: World, streams: HostStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attaching, "STALL_S", 0.5)
+    monkeypatch.setattr(attaching, "STALL_S", 0.5 * SLOW)
     script = "i=0; while true; do echo $i; head -c 20000 /dev/zero | tr '\\0' x; echo; i=$((i+1)); done"
     async with container(world, "/bin/sh", "-c", script) as (order, _), trio.open_nursery() as nursery:
         stuck, well = (Attached(streams, order, nursery, stdin=False) for _ in range(2))

@@ -33,10 +33,11 @@ from tests.cri.test_fuzz import SECONDS, SEED
 from tests.host import daemon as host
 from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage
 from tests.host.kubelet import wait_for
+from tests.host.nodes import SLOW
 from tests.streaming.clients import request
 from tests.streaming.test_limits import SPDY, WEBSOCKET
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(90 + 2 * SECONDS)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout((90 + 2 * SECONDS) * SLOW)]
 stage, kubelet, nothing_leaks = host.stage, host.kubelet, host.nothing_leaks
 
 SOON = "import ocid.actors.session\nocid.actors.session.TOKEN_S = 1.0\n"
