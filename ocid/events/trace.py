@@ -1,8 +1,8 @@
 """The caller's own trace: W3C trace context as the log keeps it. Pure.
 
 A client that traces sends ``traceparent`` with its call. The log keeps trace id, the id of the caller's span, and the
-flags, so that what a call led to is found from the caller's traces, and they from it. Nothing of ``tracestate`` is kept:
-it holds whatever vendors put there. A trace is a claim of the client, no proof of anything.
+flags, so that what a call led to is found from the caller's traces, and they from it. Nothing of ``tracestate`` is
+kept: it holds whatever vendors put there. A trace is a claim of the client, no proof of anything.
 
 Source: W3C Trace Context, "traceparent Header".
 """
