@@ -23,9 +23,7 @@ from ocid.events.envelope import Context
 from ocid.events.node import PeerMeasured, PeerSeen, UnusualCall, UsualPeerSet
 from ocid.events.trace import HEADER, parse
 
-PEERS_MAX: Final = (
-    4096  # processes remembered, so that each is recorded once, and again after it became another program
-)
+PEERS_MAX: Final = 1024  # processes remembered, so that each is recorded once, and again as another program
 WAITING_MAX: Final = 64  # executables that wait for being hashed; each holds a file open
 READERS_MAX: Final = 4  # threads that read them; more than one only where a file system does not answer
 HASHES_MAX: Final = 256

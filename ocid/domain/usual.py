@@ -11,6 +11,7 @@ from typing import Final
 
 from ocid.events.node import UNSET, PeerSeen, UsualPeerSet
 
+SPELLED_MAX: Final = 2
 DELETED: Final = " (deleted)"  # proc(5): after an upgrade, the old program runs on from a file without a name
 
 
@@ -26,7 +27,7 @@ def unusual(seen: PeerSeen, usual: UsualPeerSet | None) -> str:
     """
     if usual is None:
         return ""
-    program, wanted = program_of(seen), " or ".join(usual.exes)
+    program, wanted = program_of(seen), _spelled(usual.exes)
     if not program:
         return f"what it runs is not known; the usual peer runs {wanted}"
     if program not in usual.exes:
@@ -63,3 +64,8 @@ def configured(exes: tuple[str, ...], uid: int, contained: bool, before: UsualPe
     if not exes and before is None:
         return None
     return None if now == before else now
+
+
+def _spelled(exes: tuple[str, ...]) -> str:
+    more = len(exes) - SPELLED_MAX
+    return " or ".join(exes[:SPELLED_MAX]) + (f" or {more} others" if more > 0 else "")

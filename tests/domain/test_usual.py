@@ -12,6 +12,7 @@ from ocid.events.node import PeerSeen, UsualPeerSet
 KUBELET, CRICTL, ID = "/usr/bin/kubelet", "/usr/bin/crictl", "ab" * 32
 USUAL = UsualPeerSet(exes=(KUBELET,), uid=0, contained=False, peer=2)
 TWO = UsualPeerSet(exes=("/usr/bin/k3s", KUBELET), uid=0, contained=False, configured=True)
+MANY = UsualPeerSet(exes=("/a", "/b", "/c", "/d"), uid=0, contained=False, configured=True)
 INSIDE = UsualPeerSet(exes=(KUBELET,), uid=0, contained=True, peer=2)
 
 
@@ -36,6 +37,7 @@ def peer(exe: str = KUBELET, **fields: Any) -> PeerSeen:
         (peer("/usr/local/bin/kubelet"), USUAL, "it runs /usr/local/bin/kubelet; "),
         (peer(KUBELET + " (deleted) (deleted)"), USUAL, "it runs /usr/bin/kubelet (deleted); "),
         (peer("/opt" + KUBELET), TWO, "the usual peer runs /usr/bin/k3s or /usr/bin/kubelet"),
+        (peer(CRICTL), MANY, "runs /a or /b or 2 others"),
         (peer(uid=1000), USUAL, "its uid is 1000; the usual peer, /usr/bin/kubelet, has uid 0"),
         (peer(container_id=ID), USUAL, "it runs in container abababababab; "),
         (peer(""), USUAL, "what it runs is not known; "),
