@@ -17,7 +17,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from ocid import config_files
+from ocid import config_audit, config_files
+from ocid.config_audit import Audit
 from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
 
@@ -178,6 +179,7 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
+    audit: Audit = Audit()
     checkpoint: Checkpoint = Checkpoint()
     blockio: Blockio = Blockio()
     nri: Nri = Nri()
@@ -280,6 +282,7 @@ def _problems(config: Config) -> Iterator[Problem]:
         yield from _registry_problems(("registries", name), name, registry)
     yield from _container_problems(config)
     yield from _streaming_problems(config.streaming)
+    yield from config_audit.problems(config.audit)
 
 
 def _path(at: Key, path: str) -> Iterator[Problem]:
@@ -309,10 +312,8 @@ def _network_problems(network: Network) -> Iterator[Problem]:
         yield from _path(("network", "cni_bin_dirs"), directory)
     yield from _distinct(("network", "further"), network.further)
     if not _BRIDGE.fullmatch(network.bridge) or network.bridge in (".", "..", "all", "default", "lo"):
-        yield (
-            ("network", "bridge"),
-            f"wanted an interface name of at most 15 characters, is {config_files.shown(network.bridge)}",
-        )
+        shown = config_files.shown(network.bridge)
+        yield ("network", "bridge"), f"wanted an interface name of at most 15 characters, is {shown}"
     versions = []
     for text in network.subnets:
         try:
@@ -338,10 +339,8 @@ def _registry_problems(at: Key, name: str, registry: Registry) -> Iterator[Probl
         if "@" in mirror:
             yield (*at, "mirrors"), "credentials do not belong here: the kubelet sends them with the pull"
         elif not config_files.is_url(mirror):
-            yield (
-                (*at, "mirrors"),
-                f"wanted URLs such as 'https://mirror.example/path', is {config_files.shown(mirror)}",
-            )
+            shown = config_files.shown(mirror)
+            yield (*at, "mirrors"), f"wanted URLs such as 'https://mirror.example/path', is {shown}"
     if registry.ca_file:
         yield from _path((*at, "ca_file"), registry.ca_file)
 

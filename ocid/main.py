@@ -153,6 +153,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             gc.set_threshold(10_000, 20, 20)
             log.info("serving on %s", config.socket)
             actors.start_soon(facade.sampler.run)
+            actors.start_soon(facade.callers.measure)
             actors.start_soon(host.network.watch)
             actors.start_soon(recovery.check_networks, core)
             actors.start_soon(sealer.run)
@@ -171,6 +172,7 @@ def _facade(core: Core, config: Config, opened: Opened) -> Facade:
         core=core,
         config_json=msgspec.json.encode(config),
         warnings=_warnings(opened),
+        usual_peers=config.audit.usual_peers,
         stats_period_s=config.stats.period_s,
     )
 
@@ -346,8 +348,7 @@ async def _keep_house(view: View, writer: Writer, log_directory: Path) -> None:
 
 
 async def _snapshot(view: View, writer: Writer) -> None:
-    seq, state = view.seq, view.snapshot()
-    await writer.put_snapshot(SNAPSHOT, bytes.fromhex(schema_hash()), seq, state)
+    await writer.put_snapshot(SNAPSHOT, bytes.fromhex(schema_hash()), view.seq, view.snapshot())
 
 
 def _rules(config: Config) -> RedactionRules:

@@ -231,7 +231,7 @@ class Actor(Generic[State]):
             self._current = None
             return
         if facts:
-            self._follows = Context(correlation=context.correlation, cause=written[-1].seq)
+            self._follows = Context(correlation=context.correlation, cause=written[-1].seq, trace=context.trace)
             self.state = functools.reduce(self.decider.evolve, facts, self.state)
             self.version += len(facts)
             self._wake()

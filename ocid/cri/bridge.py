@@ -23,7 +23,6 @@ from grpclib.server import Stream
 from ocid.cri.encoded import Encoded, batches
 from ocid.cri.facade import Facade
 from ocid.cri.inline import Answer
-from ocid.cri.peers import identify
 from ocid.cri.receiving import receive
 from ocid.cri.status import shortened, to_grpc
 from ocid.errors import OcidError
@@ -135,20 +134,25 @@ async def _gathered(parts: Iterator[bytes]) -> list[bytes]:
 
 
 def changing(facade: Facade, name: str, handle: Change) -> Rpc:
-    """Serve an RPC that changes something: who asks is in the log before anything is done."""
+    """Serve an RPC that changes something: who asks is in the log before anything is done, and that it was refused."""
 
     async def rpc(stream: Stream[Any, Any]) -> None:
         request = await receive(stream)
         connection = stream.peer._transport  # grpclib has no public way to the socket
 
         async def run() -> Message | OcidError | Exception:
+            context = None
             try:
-                return await handle(facade, request, await _context(facade, name, connection))
+                context = await facade.callers.context(name, request, connection, stream.metadata)
+                response = await handle(facade, request, context)
+                await facade.callers.answered(name, connection, context)
             except OcidError as error:
-                await _refused(facade, name, connection, error)
+                if context is not None:  # else the log takes nothing more
+                    await _refused(facade, name, context, error)
                 return error
             except Exception as bug:
                 return bug
+            return response
 
         try:
             facade.require_open()
@@ -200,16 +204,10 @@ def unimplemented(name: str) -> Rpc:
     return rpc
 
 
-async def _context(facade: Facade, name: str, connection: Any) -> Context:
-    """Name the caller and the call. A caller's first change puts an event of its own into the log."""
-    who = await facade.who(connection, identify)
-    return Context(who=who, correlation=facade.core.host.new_id(16), command_id=name)
-
-
-async def _refused(facade: Facade, name: str, connection: Any, error: OcidError) -> None:
+async def _refused(facade: Facade, name: str, context: Context, error: OcidError) -> None:
     """Record a request that failed, with who made it."""
     event = node.RequestRefused(rpc=name, error=type(error).__name__, message=error.message[:1000])
-    await facade.core.recorder.append(event, await _context(facade, name, connection))
+    await facade.core.recorder.append(event, context)
 
 
 def _internal(name: str, bug: Exception) -> GRPCError:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-import trio
 
 from ocid.actors.core import Core
 from ocid.actors.session import TokenIssuer
 from ocid.cri import present, present_stats
+from ocid.cri.callers import Callers
 from ocid.cri.encoded import Heads, Items
 from ocid.cri.sampler import PERIOD_S, Sampler
 from ocid.cri.stubs import api_pb2 as pb
@@ -23,12 +19,9 @@ from ocid.domain.container import Container
 from ocid.domain.pod import Pod
 from ocid.errors import InvalidRequest, NotFound, Unavailable
 from ocid.events.envelope import Envelope
-from ocid.events.node import PeerSeen
 from ocid.ids import ImageId
 from ocid.ports import HandlerFeatures
 from ocid.projections.view import View
-
-PEERS_MAX = 4096  # processes remembered by pid and start time, so that each is recorded once
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,7 @@ class Facade:
     core: Core
     config_json: bytes  # for Status with verbose
     warnings: tuple[str, ...] = ()  # of the start: shown by Status
+    usual_peers: tuple[str, ...] = ()  # programs whose changes are usual, see ``ocid.cri.callers``
     open: bool = False  # recovery has finished
     streaming: Streaming | None = None  # None while no streaming server runs
     subscribers: Subscribers = field(default_factory=Subscribers)
@@ -64,11 +58,10 @@ class Facade:
         default_factory=lambda: Heads(pb.PodSandboxStats, "attributes", present_stats.pod_attributes)
     )
     sampler: Sampler = field(init=False)
-    _by_connection: weakref.WeakKeyDictionary[Any, int] = field(default_factory=weakref.WeakKeyDictionary)
-    _by_process: dict[tuple[int, int], int] = field(default_factory=dict)
-    _identifying: trio.Lock = field(default_factory=trio.Lock)  # so that two calls at once record one peer
+    callers: Callers = field(init=False)
 
     def __post_init__(self) -> None:
+        self.callers = Callers(self.core, self.usual_peers)
         self.sampler = Sampler(self.core, self.stats_period_s)
 
     @property
@@ -84,25 +77,6 @@ class Facade:
         """
         if not self.open:
             raise Unavailable("the daemon is still comparing its log with the host; try again in a moment")
-
-    async def who(self, connection: asyncio.BaseTransport, identify: Callable[[Any], PeerSeen]) -> int:
-        """Return the seq of the event that describes the process at the other end, recording it when it is new."""
-        async with self._identifying:
-            known = self._by_connection.get(connection)
-            return known if known is not None else await self._recorded(connection, identify)
-
-    async def _recorded(self, connection: asyncio.BaseTransport, identify: Callable[[Any], PeerSeen]) -> int:
-        peer = identify(connection.get_extra_info("socket"))
-        process = (peer.pid, peer.start_ticks)
-        seq = self._by_process.get(process) if peer.start_ticks else None
-        if seq is None:
-            envelope = await self.core.recorder.append(peer)
-            seq = envelope.seq
-            if len(self._by_process) >= PEERS_MAX:
-                del self._by_process[next(iter(self._by_process))]
-            self._by_process[process] = seq
-        self._by_connection[connection] = seq
-        return seq
 
     def handler(self, name: str) -> HandlerFeatures:
         """Return a runtime handler by name.

@@ -4,7 +4,8 @@ A record is::
 
     format (1 byte) ‖ header length (2 bytes, big-endian) ‖ header ‖ payload ‖ hash (32 bytes)
 
-*header* is a msgpack array, see ``Header``; fields may be appended to it in later builds, and none is ever removed.
+*header* is a msgpack array, see ``Header``; fields may be appended to it in later builds, and none is ever removed. A
+field that was appended is left out where it and all after it are empty, so a record without it is what it always was.
 *payload* is the msgpack map of the event's own fields, all of them, defaults included: what a record means never
 depends on the build that reads it. *hash* is SHA-256(0x00 ‖ header ‖ payload) over the exact stored bytes, which is the
 leaf hash of RFC 9162 section 2.1.1, so that a Merkle tree over the log needs no second hash. Each header holds the hash
@@ -31,6 +32,7 @@ from ocid.events import (
     node as _node,
     pod as _pod,
     session as _session,
+    trace,
     upcast,
 )
 from ocid.events.base import Event, Opaque
@@ -79,6 +81,7 @@ class Header(msgspec.Struct, array_like=True, frozen=True, gc=False):
     cause: int
     command_id: str
     prev_hash: bytes  # 32 bytes: the hash of the record before this one
+    trace: bytes = b""  # 25 bytes: the caller's trace, see ``ocid.events.trace``; left out where there is none
 
 
 class _Kind:
@@ -115,6 +118,11 @@ def is_known(name: str) -> bool:
     return name in _kinds or name in base.REGISTRY
 
 
+def appended(context: Context) -> tuple[bytes, ...]:
+    """Return the fields of ``Header`` that follow the hash of the record before, as far as *context* has them."""
+    return (trace.pack(context.trace),) if context.trace else ()
+
+
 def seal(header: tuple[Any, ...], payload: bytes) -> tuple[bytes, bytes]:
     """Return the record of *header*, the fields of ``Header`` in their order, and *payload*; and its hash."""
     head = _encode(header)
@@ -130,6 +138,7 @@ def encode(envelope: Envelope, prev_hash: bytes = NO_HASH) -> bytes:
         envelope.seq, envelope.stream, envelope.version, envelope.type, envelope.type_version,
         envelope.wall_ns, envelope.boot_ns, bytes.fromhex(envelope.boot_id.replace("-", "")), envelope.epoch,
         context.who, context.correlation, context.cause, context.command_id, prev_hash,
+        *appended(context),
     )  # fmt: skip
     return seal(header, payload_of(envelope.event))[0]
 
@@ -180,7 +189,7 @@ def decode(record: bytes) -> Envelope:
     else:
         event = _foreign(header, kind, payload)
     who, correlation, cause, command_id = header.who, header.correlation, header.cause, header.command_id
-    plain = not (who or correlation or cause or command_id)
+    plain = not (who or correlation or cause or command_id or header.trace)
     return Envelope(
         seq=header.seq,
         stream=header.stream,
@@ -191,7 +200,9 @@ def decode(record: bytes) -> Envelope:
         boot_ns=header.boot_ns,
         boot_id=_boot_ids.get(header.boot_id) or boot_id_text(header.boot_id),
         epoch=header.epoch,
-        context=DAEMON if plain else Context(who=who, correlation=correlation, cause=cause, command_id=command_id),
+        context=DAEMON
+        if plain
+        else Context(who=who, correlation=correlation, cause=cause, command_id=command_id, trace=_trace_of(header)),
         event=event,
     )
 
@@ -221,6 +232,13 @@ def boot_id_text(raw: bytes) -> str:
     digits = raw.hex()
     text = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
     return _boot_ids.setdefault(raw, text)
+
+
+def _trace_of(header: Header) -> str:
+    try:
+        return trace.unpack(header.trace)
+    except ValueError as error:
+        raise Damaged(str(error), header.seq) from error
 
 
 def _split(record: bytes) -> tuple[Header, memoryview]:

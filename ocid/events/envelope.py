@@ -15,6 +15,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     correlation: str = ""  # one id for everything that one call or one recovery led to
     cause: int = 0  # seq of the event that this one follows from; 0 when it has none
     command_id: str = ""  # the caller's name for the request, where it has one (RPC and idempotency key)
+    trace: str = ""  # the caller's own trace, "<trace id>-<parent id>-<flags>", see ``ocid.events.trace``; "": none
 
 
 DAEMON = Context()

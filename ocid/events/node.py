@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ocid.events.base import Event, enter
 from ocid.ids import Digest, PodId, StreamId
 
 NODE = StreamId("node/self")
+UNSET: Final = 4294967295  # 2**32 - 1, as the kernel says that a process has no login uid, or no login session
 
 
 class Started(Event, frozen=True, kw_only=True):
@@ -46,6 +47,8 @@ class Stopped(Event, frozen=True, kw_only=True):
 class PeerSeen(Event, frozen=True, kw_only=True):
     """A process connected to the CRI socket. Its seq is the ``who`` of everything it asks for.
 
+    What it runs is hashed later, see ``PeerMeasured``: its first call waits for no file to be read.
+
     Source: unix(7) SO_PEERCRED, checked against reuse of the pid by its start time; proc(5).
     """
 
@@ -57,7 +60,43 @@ class PeerSeen(Event, frozen=True, kw_only=True):
     exe: str
     comm: str
     cgroup: str
-    login_uid: int = 4294967295  # /proc/PID/loginuid; 2**32 - 1 means none was set
+    login_uid: int = UNSET  # /proc/PID/loginuid: who logged in, whatever sudo made of it
+    session_id: int = UNSET  # /proc/PID/sessionid: of that login, as the kernel's audit log has it
+    container_id: str = ""  # 64 hex digits in its cgroup: it runs inside a container, ours or of another runtime
+
+
+class PeerMeasured(Event, frozen=True, kw_only=True):
+    """What a peer runs was read through /proc/PID/exe: that very file, also where it was deleted or replaced."""
+
+    TYPE: ClassVar[str] = "node.peer_measured"
+    peer: int  # seq of its ``node.peer_seen``
+    exe_hash: str  # sha256, 64 hex digits; "" when it could not be read
+    size_bytes: int
+    reason: str  # why there is no hash
+
+
+class UsualPeerSet(Event, frozen=True, kw_only=True):
+    """From here on, this is the usual peer: a change that anybody else asks for is a ``node.unusual_call``."""
+
+    TYPE: ClassVar[str] = "node.usual_peer_set"
+    exes: tuple[str, ...]  # any of them; none: the configuration names nobody any more, what was learned holds again
+    uid: int
+    contained: bool  # whether it may run inside a container
+    configured: bool = False  # else learned: the first that ran a pod, and no person with a login
+    peer: int = 0  # seq of the ``node.peer_seen`` that it was learned from
+
+
+class UnusualCall(Event, frozen=True, kw_only=True):
+    """A change is asked for by somebody else than the usual peer. Durable before anything is done about it.
+
+    The event's ``who`` says by whom; its ``correlation`` is that of all that the call led to.
+    """
+
+    TYPE: ClassVar[str] = "node.unusual_call"
+    rpc: str
+    subject: str  # stream of what is to be changed, "container/3f2c…" or "pod/71aa…"; "" where there is none yet
+    named: str  # what the caller calls it: namespace/name of a pod, name of a container, reference of an image
+    reason: str  # why it is unusual
 
 
 class RequestRefused(Event, frozen=True, kw_only=True):
@@ -139,6 +178,7 @@ class RuntimeConfigured(Event, frozen=True, kw_only=True):
 
 enter(
     Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, PluginJoined, PluginLeft,
+    PeerMeasured, UsualPeerSet, UnusualCall,
     OrphanFound, NetworkFaulty,
     LogQuarantined,
     RuntimeConfigured,

@@ -17,7 +17,7 @@ from ocid.ids import Digest, StreamId
 EVENTS_MAX: Final = 256  # in one append
 DOCUMENT_BYTES_MAX: Final = 8 << 20  # an OCI manifest is at most 4 MiB
 STREAM_BYTES_MAX: Final = 400  # LMDB keys hold 511 bytes
-_OVERHEAD_BYTES_MAX: Final = 172  # of a record, beside its payload and the header's texts
+_OVERHEAD_BYTES_MAX: Final = 199  # of a record, beside its payload and the header's texts
 
 
 class Pending(msgspec.Struct, frozen=True, gc=False):

@@ -161,15 +161,16 @@ class Store(Reader):
         events_db, streams_db = self._db[b"ev"], self._db[b"st"]
         stream, version, context = pending.stream, pending.expected_version, pending.context
         prefix = stream_key(stream)
+        moment = (wall_ns, boot_ns, self._boot, self.epoch)
         origin = (context.who, context.correlation, context.cause, context.command_id)
+        more = codec.appended(context)
         envelopes = []
         for event, payload in zip(pending.events, pending.payloads, strict=True):
             seq += 1
             version += 1
             kind, kind_version = codec.name_of(event)
             record, prev = codec.seal(
-                (seq, stream, version, kind, kind_version, wall_ns, boot_ns, self._boot, self.epoch, *origin, prev),
-                payload,
+                (seq, stream, version, kind, kind_version, *moment, *origin, prev, *more), payload
             )
             at = U64.pack(seq)
             stored = txn.put(at, record, db=events_db, append=True, overwrite=False)

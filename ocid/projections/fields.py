@@ -30,6 +30,7 @@ def plain(envelope: Envelope) -> dict[str, Any]:
         "correlation": context.correlation,
         "cause": context.cause,
         "command_id": context.command_id,
+        "trace": context.trace,
         "event": fields(envelope.event),
     }
 

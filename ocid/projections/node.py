@@ -17,8 +17,16 @@ class Node(msgspec.Struct, kw_only=True):
     recovered: events.Recovered | None = None
     stopped: bool = False
     peers: dict[int, events.PeerSeen] = {}  # seq of node.peer_seen → the peer
+    hashes: dict[int, str] = {}  # the same seq → sha256 of what the peer runs, where it could be read
+    configured_peer: events.UsualPeerSet | None = None  # the usual one, as the configuration had it last
+    learned_peer: events.UsualPeerSet | None = None  # the usual one where the configuration names none
     given_up: dict[str, str] = {}  # stream → error
     pod_cidr: str = ""  # as the kubelet told it last
+
+    @property
+    def usual_peer(self) -> events.UsualPeerSet | None:
+        """Who usually asks for changes; None while nobody is known."""
+        return self.configured_peer or self.learned_peer
 
     def apply(self, envelope: Envelope) -> None:
         """Fold one event in."""
@@ -32,7 +40,15 @@ class Node(msgspec.Struct, kw_only=True):
             case events.PeerSeen() as peer:
                 self.peers[envelope.seq] = peer
                 if len(self.peers) > PEERS_MAX:
-                    del self.peers[next(iter(self.peers))]
+                    oldest = next(iter(self.peers))
+                    del self.peers[oldest]
+                    self.hashes.pop(oldest, None)
+            case events.PeerMeasured(peer=seq, exe_hash=exe_hash) if exe_hash and seq in self.peers:
+                self.hashes[seq] = exe_hash
+            case events.UsualPeerSet(configured=True) as usual:
+                self.configured_peer = usual if usual.exes else None
+            case events.UsualPeerSet() as usual:
+                self.learned_peer = usual
             case events.ActorGaveUp(stream=stream, error=error):
                 self.given_up[stream] = error
             case events.RuntimeConfigured(pod_cidr=pod_cidr):

@@ -11,14 +11,19 @@ from typing import Final
 from ocid.events import container, exec as execution, image, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
-from ocid.projections import words_checkpoints, words_images, words_log, words_sessions
+from ocid.projections import words_checkpoints, words_images, words_log, words_peers, words_sessions
 from ocid.projections.fields import brief
 from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, short_reference, size
 from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
-COMPANIONS: Final = (words_checkpoints, words_images, words_log, words_sessions)  # imported for what they enter
-_NO_LOGIN: Final = 4294967295
+COMPANIONS: Final = (
+    words_checkpoints,
+    words_images,
+    words_log,
+    words_peers,
+    words_sessions,
+)  # imported for what they enter
 
 
 def words(event: Event) -> str:
@@ -50,8 +55,8 @@ def who_in_full(peer: PeerSeen | None, seq: int) -> str:
         return "the daemon itself"
     if peer is None:
         return f"an unknown client (record {seq} does not say)"
-    login = "" if peer.login_uid == _NO_LOGIN else f", logged in as uid {peer.login_uid}"
-    return f"{peer.exe or peer.comm or 'a process'} (pid {peer.pid}, uid {peer.uid}{login}) [{seq}]"
+    marks = words_peers.marks(peer)
+    return f"{peer.exe or peer.comm or 'a process'} (pid {peer.pid}, uid {peer.uid}{marks}) [{seq}]"
 
 
 # --- pods ------------------------------------------------------------------------------------------------------------
@@ -264,14 +269,6 @@ def _(event: node.Recovered) -> str:
 @_says(node.Stopped)
 def _(event: node.Stopped) -> str:
     return f"ocid stopped, containers go on: {event.reason}"
-
-
-@_says(node.PeerSeen)
-def _(event: node.PeerSeen) -> str:
-    login = "" if event.login_uid == _NO_LOGIN else f", logged in as uid {event.login_uid}"
-    return (
-        f"{event.exe or event.comm or 'a process'} connected: pid {event.pid}, uid {event.uid}, gid {event.gid}{login}"
-    )
 
 
 @_says(node.RequestRefused)

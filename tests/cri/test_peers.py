@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from ocid.cri import bridge, peers
-from ocid.cri.peers import identify
+from ocid.cri import peers
+from ocid.cri.peers import Identity
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import container, pod
+from ocid.events import codec, container, pod
 from ocid.events.node import PeerSeen
 from tests.cri.daemon import Daemon, pod_config
 
@@ -27,6 +28,14 @@ client.connect(sys.argv[1])
 print("connected", flush=True)
 sys.stdin.read()
 """
+
+
+def identify(connection: socket.socket) -> PeerSeen:
+    """What is seen; the executable is let go."""
+    seen, executable = peers.identify(connection)
+    if executable is not None:
+        executable.close()
+    return seen
 
 
 def own_start_ticks() -> int:
@@ -47,6 +56,9 @@ def test_this_very_process(pair: socket.socket) -> None:
     assert peer.start_ticks == own_start_ticks()
     assert peer.exe == os.readlink("/proc/self/exe")
     assert peer.comm == Path("/proc/self/comm").read_text().strip()
+    assert [str(peer.login_uid), str(peer.session_id)] == [
+        Path("/proc/self", name).read_text() for name in ("loginuid", "sessionid")
+    ]
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     assert peer.cgroup in {line.split(":", 2)[2] for line in lines}
 
@@ -92,7 +104,90 @@ def test_no_descriptor_is_left(pair: socket.socket, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(peers, "_read", lambda *_: None)
     identify(pair)
 
+    monkeypatch.setattr(select, "select", lambda *lists: (lists[0], [], []))
+    identify(pair)
+
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("pidfd_of_socket", [True, False])
+def test_an_older_kernel_gives_no_pidfd_for_a_socket(
+    pair: socket.socket, monkeypatch: pytest.MonkeyPatch, pidfd_of_socket: bool
+) -> None:
+    """Then one is opened by pid."""
+    if not pidfd_of_socket:
+        monkeypatch.setattr(peers, "SO_PEERPIDFD", 9999)
+    opened: list[int] = []
+    monkeypatch.setattr(os, "pidfd_open", lambda pid, real=os.pidfd_open: opened.append(pid) or real(pid))
+
+    assert identify(pair).exe == os.readlink("/proc/self/exe")
+    if not pidfd_of_socket:
+        assert opened == [os.getpid()]
+
+
+def test_neither_arguments_nor_environment_are_read(tmp_path: Path) -> None:
+    """They hold secrets: what is seen goes into the log as it is."""
+    path, canary = str(tmp_path / "s"), "canary-3f2c"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        command = [sys.executable, "-S", "-c", CONNECT, path, f"--token={canary}"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TOKEN": canary}
+        ) as child:
+            accepted, _ = listener.accept()
+            assert child.stdout is not None
+            child.stdout.readline()
+            seen = identify(accepted)
+            argv = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+            child.kill()
+        accepted.close()
+
+    assert canary.encode() in argv
+    assert seen.exe
+    stored = codec.payload_of(seen)
+    assert canary.encode() not in stored
+    assert path.encode() not in stored
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe\x80", "é".encode() * 120, b"n" * 255, b"a\nb\x1b[2J"])
+def test_a_program_of_any_name_fits_a_record(tmp_path: Path, name: bytes) -> None:
+    directory = os.path.join(os.fsencode(tmp_path), *[b"d" * 200] * 3)
+    os.makedirs(directory)
+    program = os.path.join(directory, name)
+    shutil.copy(os.path.realpath("/bin/sleep"), program)
+    with subprocess.Popen([program, b"60"]) as child:
+        seen = peers._read(child.pid, 0, 0)
+        child.kill()
+
+    assert seen is not None
+    assert len(codec.payload_of(seen)) <= codec.PAYLOAD_BYTES_MAX
+    assert len(seen.exe.encode()) <= peers.TEXT_BYTES_MAX
+
+
+ID, OTHER = "ab" * 32, "cd" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "container_id"),
+    [
+        (f"0::/system.slice/docker-{ID}.scope\n", ID),
+        (f"0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope\n", ID),
+        (f"0::/kubepods/burstable/pod12/{ID}\n", ID),
+        (f"0::/docker/{OTHER}/kubepods/pod12/{ID}/sub\n", ID),  # the innermost
+        (f"5:memory:/docker/{ID}\n1:name=systemd:/\n0::/\n", ID),
+        (f"5:memory:/docker/{OTHER}\n4:cpu:/docker/{OTHER}/x/{ID}\n", ID),
+        (f"0::/{ID}a\n", ""),  # 65 digits
+        (f"0::/{ID[:63]}\n", ""),
+        (f"0::/{ID.upper()}\n", ""),
+        ("0::/system.slice/kubelet.service\n", ""),
+        ("0::/\n", ""),
+        ("", ""),
+        (f"{ID}\n", ""),  # no line of that file
+    ],
+)
+def test_the_container_that_a_cgroup_is_of(text: str, container_id: str) -> None:
+    assert peers.container_of(text) == container_id
 
 
 @pytest.mark.parametrize(
@@ -154,7 +249,7 @@ async def test_each_process_is_recorded_and_blamed_for_its_own(daemon: Daemon, m
     who = {"web": process(1), "job": process(2)}
     ids: list[str] = []
     for name, peer in who.items():
-        monkeypatch.setattr(bridge, "identify", lambda _, peer=peer: peer)
+        monkeypatch.setattr(peers, "identify", lambda _, peer=peer: Identity(peer, None))
         async with daemon.connect() as client:
             response = await client.RunPodSandbox(pb.RunPodSandboxRequest(config=pod_config(name)))
             ids.append(response.pod_sandbox_id)
@@ -169,7 +264,7 @@ async def test_a_peer_that_cannot_be_known_is_never_taken_for_another(
 ) -> None:
     """Without a start time, the next process of that pid may be any."""
     nobody = PeerSeen(pid=7, start_ticks=0, uid=0, gid=0, exe="", comm="", cgroup="")
-    monkeypatch.setattr(bridge, "identify", lambda _: nobody)
+    monkeypatch.setattr(peers, "identify", lambda _: Identity(nobody, None))
     for name in ("web", "job"):
         async with daemon.connect() as client:
             await client.RunPodSandbox(pb.RunPodSandboxRequest(config=pod_config(name)))

@@ -11,6 +11,7 @@ The mapping, defined here and nowhere else::
     time             the wall clock, RFC 3339 in UTC with nanoseconds
     datacontenttype  "application/json"
     data             the event's own fields
+    traceparent      where the caller traces: the Distributed Tracing extension
     extensions       ocidseq, ocidversion (in the stream), ocidepoch, ocidwho, ocidcause, ocidboot (id), ocidbootns,
                      ocidcorrelation, ocidcommand; the ones that are empty or zero are left out
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ocid.events.envelope import Envelope
+from ocid.events.trace import traceparent
 from ocid.projections.fields import fields
 from ocid.projections.text import exact_time_text
 
@@ -63,5 +65,7 @@ def cloud_event(envelope: Envelope, source: str) -> dict[str, Any]:
     ):
         if value:
             mapped[name] = str(value)
+    if context.trace:
+        mapped["traceparent"] = traceparent(context.trace)
     mapped["data"] = fields(envelope.event)
     return mapped

@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Iterator
 
 from ocid import tables
+from ocid.events.node import NODE
 from ocid.journal.looking import look, peers
 from ocid.projections.text import time_text
 
+from .callers import inserted, remarks
 from .exits import OK
 from .family import events_of, find
 from .reading import log_directory
@@ -19,7 +21,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the story of ``args.id``."""
     with look(log_directory(args)) as reader:
         subject = find(reader, args.id)
-        story = tell(subject, events_of(reader, subject), peers(reader), reader.document)
+        events = events_of(reader, subject)
+        found = remarks(reader.read_stream(NODE), events)
+        story = tell(subject, inserted(events, found), peers(reader), reader.document, found.hashes)
     if args.output == "json":
         tables.json(story)
     else:
@@ -37,7 +41,8 @@ def text(story: Story) -> Iterator[str]:
     for line in story.lines:
         label = f"{line.subject:{label_width}}  " if label_width else ""
         by = f", by {line.who}" if line.who else ""
-        yield f"[{line.seq:{width}}] {time_text(line.wall_ns)}  {label}{line.text}{by}"
+        traced = f" in trace {line.trace}" if line.trace else ""
+        yield f"[{line.seq:{width}}] {time_text(line.wall_ns)}  {label}{line.text}{by}{traced}"
     yield ""
     for verdict in story.verdicts:
         yield f"{verdict.subject}:"

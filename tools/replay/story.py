@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from ocid.events import container, exec as execution, pod, session
 from ocid.events.envelope import Envelope
-from ocid.events.node import PeerSeen
+from ocid.events.node import PeerSeen, UnusualCall
+from ocid.events.trace import trace_id
 from ocid.projections.text import short
 from ocid.projections.words import who, who_in_full, words
 
@@ -23,12 +24,12 @@ Peer = Callable[[int], PeerSeen | None]
 _MAIN_LINES: Final = (
     container.Declared, container.PrepareFailed, container.CreateFailed, container.Started, container.StartFailed,
     container.StopRequested, container.Exited, container.Removed, container.GaveUp,
-    execution.Requested, session.Requested, session.Closed,
+    execution.Requested, session.Requested, session.Closed, UnusualCall,
 )  # fmt: skip
 _ASKED_FOR: Final = (
     pod.Declared, pod.StopRequested, pod.RemoveRequested, container.Declared, container.StartRequested,
     container.StopRequested, container.RemoveRequested, container.LogReopened, execution.Requested,
-    session.Requested,
+    session.Requested, UnusualCall,
 )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ class Line(msgspec.Struct, frozen=True):
     text: str
     who: str  # who asked for it; "" where nobody did
     who_seq: int  # of the record that describes who; 0 for the daemon itself
+    trace: str = ""  # id of the asker's own trace, where it has one
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -61,10 +63,17 @@ class Story(msgspec.Struct, frozen=True):
     askers: dict[str, str]  # who, in a word → who, in full
 
 
-def tell(subject: Subject, events: Sequence[Envelope], peer: Peer, document: Document | None = None) -> Story:
-    """Tell the story of *subject* from its *events* and those of all that belongs to it, in order.
+def tell(
+    subject: Subject,
+    events: Sequence[Envelope],
+    peer: Peer,
+    document: Document | None = None,
+    hashes: Mapping[int, str] | None = None,
+) -> Story:
+    """Tell the story of *subject* from its *events*, those of all that belongs to it and unusual calls, in order.
 
-    *document* reads what the events cite; where it is not given, only what the events say themselves is told.
+    *document* reads what the events cite; where it is not given, only what the events say themselves is told. *hashes*
+    are those of what peers run, by the seq of the peer.
     """
     names: dict[str, str] = {
         each.stream: f"container {each.event.name}" for each in events if isinstance(each.event, container.Declared)
@@ -75,7 +84,7 @@ def tell(subject: Subject, events: Sequence[Envelope], peer: Peer, document: Doc
         if each.stream == subject.stream or subject.kind == "container" or isinstance(each.event, _MAIN_LINES)
     ]
     askers = {
-        who(peer(each.context.who), each.context.who): who_in_full(peer(each.context.who), each.context.who)
+        who(peer(each.context.who), each.context.who): _in_full(each.context.who, peer, hashes or {})
         for each in events
         if isinstance(each.event, _ASKED_FOR) and each.context.who
     }
@@ -86,6 +95,11 @@ def tell(subject: Subject, events: Sequence[Envelope], peer: Peer, document: Doc
         verdicts=tuple(_verdicts(subject, events, names, peer)),
         askers=askers,
     )
+
+
+def _in_full(seq: int, peer: Peer, hashes: Mapping[int, str]) -> str:
+    measured = f", sha256 of the program {hashes[seq]}" if seq in hashes else ""
+    return who_in_full(peer(seq), seq) + measured
 
 
 def _title(subject: Subject, events: Sequence[Envelope]) -> str:
@@ -101,7 +115,7 @@ def _title(subject: Subject, events: Sequence[Envelope]) -> str:
 
 def _line(subject: Subject, each: Envelope, names: dict[str, str], peer: Peer, document: Document | None) -> Line:
     label = ""
-    if each.stream != subject.stream:
+    if each.stream != subject.stream and not isinstance(each.event, UnusualCall):
         aggregate, _, name = each.stream.partition("/")
         label = names.get(each.stream, f"{aggregate} {short(name)}")
     asked = isinstance(each.event, _ASKED_FOR)
@@ -113,6 +127,7 @@ def _line(subject: Subject, each: Envelope, names: dict[str, str], peer: Peer, d
         text=_text(each, document),
         who=who(peer(each.context.who), each.context.who) if asked else "",
         who_seq=each.context.who,
+        trace=trace_id(each.context.trace) if asked else "",
     )
 
 
