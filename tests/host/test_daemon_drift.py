@@ -1,4 +1,4 @@
-"""``ocid drift`` beside a real daemon: silent on a quiet node, and it names whatever was done behind the daemon's back."""
+"""``ocid drift`` beside a real daemon: silent on a quiet node, loud about what was done behind the daemon's back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ocid.adapters import linux, mounts
+from ocid.adapters import mounts
 from ocid.adapters.cgroups import Cgroups
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.changes import ADDED, CHANGED, DELETED, MOUNT_POINT
@@ -170,7 +170,7 @@ def test_a_container_of_nobodys_is_named(daemon: Daemon, kubelet: Kubelet, tmp_p
 
     assert told(found) == {("runtime state", "stranger"), ("cgroup", cgroup)}
     assert {each["expected"] for each in found} == {""}
-    assert [each["found"] for each in found if each["kind"] == "cgroup"][0].startswith("1 process: ")
+    assert next(each["found"] for each in found if each["kind"] == "cgroup").startswith("1 process: ")
 
 
 def test_a_missing_and_a_strange_nftables_rule_are_named(
@@ -200,7 +200,7 @@ def test_a_missing_and_a_strange_nftables_rule_are_named(
 def test_a_container_killed_while_the_daemon_was_away_is_named(
     kubelet: Kubelet, daemon: Daemon, containers: tuple[str, str]
 ) -> None:
-    apart, shared = containers
+    apart, _ = containers
     row = daemon.view().containers.rows[apart]
     assert row.state.created is not None
     daemon.kill()
