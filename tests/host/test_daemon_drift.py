@@ -19,7 +19,8 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.changes import ADDED, CHANGED, DELETED, MOUNT_POINT
 from tests.host import daemon as host, nodes
-from tests.host.daemon import OCID, Daemon
+from tests.host.cnifixtures import PLUGINS
+from tests.host.daemon import IMAGE, OCID, Daemon, Stage
 from tests.host.kubelet import Kubelet, wait_for
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120 * nodes.SLOW)]
@@ -85,6 +86,68 @@ def test_a_quiet_node_does_not_differ_from_its_log(
 
     daemon.kill()
     assert differences(daemon) == [], "nor with the daemon dead"
+
+
+@pytest.mark.parametrize("shared", ["network", "pid", "ipc"])
+def test_the_hosts_namespaces_are_no_difference(kubelet: Kubelet, daemon: Daemon, shared: str) -> None:
+    pod_id = kubelet.run_pod(config=kubelet.pod_config(**{shared: pb.NODE}))
+    options = pb.NamespaceOption(**{"pid": pb.CONTAINER, shared: pb.NODE})
+    container_id = kubelet.start(
+        pod_id, "sh", "-c", "(sleep 500 &) ; sleep 1000", security={"namespace_options": options}
+    )
+
+    assert differences(daemon) == []
+    assert kubelet.status(container_id).state == pb.CONTAINER_RUNNING
+
+
+def test_commands_that_the_daemon_runs_are_no_intruders(
+    kubelet: Kubelet, daemon: Daemon, containers: tuple[str, str]
+) -> None:
+    running = [kubelet.begin("ExecSync", container_id=one, cmd=["sleep", "30"]) for one in containers]
+    wait_for(lambda: len(daemon.view().execs.rows) == len(running), "the commands are in the log")
+    found = differences(daemon)
+    left = kubelet.sh(containers[0], "sleep 400 >/dev/null 2>&1 & echo $!")
+    for one in running:
+        one.cancel()
+    wait_for(lambda: not daemon.view().execs.rows, "the commands are over")
+
+    assert found == []
+    assert left
+    assert differences(daemon) == [], "what a command left behind is the container's own"
+
+
+def test_crun_and_plugins_networks_are_understood(stage: Stage, crun_refusal: str, tmp_path: Path) -> None:
+    if crun_refusal or Path() == PLUGINS:
+        pytest.skip(f"crun: {crun_refusal or 'runs'}; CNI plugins: {PLUGINS}")
+    network = {"cni_bin_dirs": [str(PLUGINS)]}
+    with stage.daemon({"network": network, "runtime": {"default": "crun"}}, start=False) as one:
+        (one.directory / "net.d").mkdir()
+        ipam = {"type": "host-local", "dataDir": str(tmp_path), "ranges": [[{"subnet": "10.93.0.0/24"}]]}
+        document = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "ptp", "ipam": ipam}]}
+        (one.directory / "net.d" / "10-net.conflist").write_text(json.dumps(document))
+        one.start()
+        with one.client() as cri:
+            kubelet = Kubelet(cri, one.directory, one.cgroup_parent)
+            kubelet.call("PullImage", image=pb.ImageSpec(image=IMAGE))
+            ports = [pb.PortMapping(protocol=pb.TCP, container_port=80, host_port=24_681)]
+            pod_id = kubelet.run_pod(config=kubelet.pod_config(pid=pb.POD, port_mappings=ports))
+            options = pb.NamespaceOption(pid=pb.POD)
+            container_id = kubelet.start(pod_id, *LOOP, security={"namespace_options": options})
+            quiet = differences(one)
+            crun = ["crun", f"--root={one.run}/runtime/crun"]
+            with made([*crun, "pause", container_id], undo=[[*crun, "resume", container_id]]):
+                paused = told(differences(one))
+            address = f"{kubelet.addresses(pod_id)[0]}/24"
+            row = one.view().pods.rows[pod_id].state.declared
+            assert row is not None
+            inside = ["nsenter", f"--net={row.netns}", "ip", "address"]
+            with made([*inside, "delete", address, "dev", "eth0"], undo=[[*inside, "add", address, "dev", "eth0"]]):
+                moved = told(differences(one))
+            kubelet.remove_everything()
+
+    assert quiet == []
+    assert paused == {("freezer", f"container/{container_id}")}
+    assert moved == {("addresses", f"pod/{pod_id}")}
 
 
 def test_pods_come_and_go_without_a_difference(kubelet: Kubelet, daemon: Daemon) -> None:
