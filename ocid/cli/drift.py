@@ -13,6 +13,7 @@ import msgspec
 from ocid import tables
 from ocid.cli import drift_changes
 from ocid.cli.client import Deps
+from ocid.cli.drift_changes import DIFFERENT
 from ocid.cli.log import current_view, reading
 from ocid.config import Config, Loaded
 from ocid.domain.drift import NOTHING, Difference, Where, compare, confirmed
@@ -24,7 +25,6 @@ from ocid.projections.drift import expected
 from ocid.projections.text import short
 from ocid.projections.view import View
 
-DIFFERENT: Final = 8  # exit code: there are differences
 AGAIN_S: Final = 1.0  # between two looks; what is under way is over by then, or the log has more to say
 LOOKS_MAX: Final = 4
 COLUMNS: Final = ("KIND", "SUBJECT", "THE LOG SAYS", "THE HOST HAS", "SEQ")

@@ -15,8 +15,7 @@ from ocid.journal.reader import Reader
 from ocid.projections.changes import find_container, layers_of
 from ocid.projections.text import size
 
-DIFFERENT: Final = 8
-BYTES_MAX: Final = 1 << 30
+DIFFERENT: Final = 8  # exit code: there are differences
 COLUMNS: Final = ("CHANGE", "PATH", "DETAIL", "IN THE IMAGE", "SHA256")
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import ocid
 from ocid.cli import spec_parser
+from ocid.domain.changes import BYTES_MAX
 
 TITLE: Final = "A container runtime daemon for Kubernetes nodes that remembers everything."
 
@@ -71,7 +72,7 @@ def _drift(drift: argparse.ArgumentParser) -> None:
     )
     drift.add_argument("--all", action="store_true", help="also mount points that the OCI runtime made in a CONTAINER")
     drift.add_argument(
-        "--max-bytes", type=int, default=1 << 30, metavar="N", help="read so much of a CONTAINER's files for hashes"
+        "--max-bytes", type=int, default=BYTES_MAX, metavar="N", help="read so much of a CONTAINER's files for hashes"
     )
     drift.add_argument(
         "-o",

@@ -21,6 +21,7 @@ TOUCHED: Final = "touched"  # copied up, and equal to the image's in everything 
 MOUNT_POINT: Final = "mount point"  # an empty file or directory that the OCI runtime made to mount something on
 UNREAD: Final = "not looked into"
 
+BYTES_MAX: Final = 1 << 30  # of content that is read for hashes, unless another number is asked for
 NOT_READ: Final = "-"  # in the place of a hash
 
 

@@ -70,7 +70,7 @@ def compare_rules(
     for block in [*wanted, *(one for one in found if one not in wanted)]:
         subject = f"table {table}, {block}"
         if block not in found or block not in wanted:
-            text = "; ".join(filter(None, wanted.get(block) or found[block])) or "empty"
+            text = "; ".join(filter(None, wanted.get(block, found.get(block, ())))) or "empty"
             expected, is_there = (text, NOTHING) if block in wanted else (NOTHING, text)
             differences.append(Difference(kind=RULES, subject=subject, expected=expected, found=is_there))
             continue
