@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -27,6 +30,8 @@ from ocid.projections.view import View
 
 AGAIN_S: Final = 1.0  # between two looks; what is under way is over by then, or the log has more to say
 LOOKS_MAX: Final = 4
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_STREAM: Final = re.compile("^(container|pod)/([0-9a-f]{64})")
 COLUMNS: Final = ("KIND", "SUBJECT", "THE LOG SAYS", "THE HOST HAS", "SEQ")
 
 
@@ -43,6 +48,10 @@ def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
         if args.container:
             return drift_changes.run(args, reader, where_of(current_view(reader), reader, loaded).root, deps)
         seq, differences = find(reader, loaded, deps.survey)
+        if differences and _booted_since(reader, seq):
+            sys.stderr.write(
+                "ocid: the machine has booted since the log was written: what does not outlive that is gone\n"
+            )
     if args.output == "json":
         tables.json({"seq": seq, "differences": differences})
     elif args.output == "jsonl":
@@ -76,6 +85,11 @@ def find(reader: Reader, loaded: Loaded, survey: Survey) -> tuple[int, tuple[Dif
     return view.seq, lasting
 
 
+def _booted_since(reader: Reader, seq: int) -> bool:
+    last = reader.read(seq, 1)
+    return bool(last) and last[0].boot_id != BOOT_ID.read_text().strip()
+
+
 def _look(view: View, reader: Reader, loaded: Loaded, survey: Survey) -> tuple[Difference, ...]:
     says = expected(view, where_of(view, reader, loaded), reader.document)
     return compare(says.claims, survey.look(says.asked))
@@ -103,6 +117,6 @@ def where_of(view: View, reader: Reader, loaded: Loaded) -> Where:
 def rows(differences: tuple[Difference, ...]) -> Iterator[tuple[str, ...]]:
     """Yield the table's rows. Pure."""
     for one in differences:
-        subject = "/".join(map(short, one.subject.split("/"))) if one.subject.count("/") == 1 else one.subject
+        subject = _STREAM.sub(lambda found: f"{found[1]}/{short(found[2])}", one.subject)
         expected_text, found_text = (text if text != NOTHING else "nothing" for text in (one.expected, one.found))
         yield one.kind, subject, expected_text, found_text, str(one.seq or "-")

@@ -13,7 +13,7 @@ from ocid.cli.log import current_view
 from ocid.domain.changes import CHANGED, MOUNT_POINT, Change, Entry, Walk, visible
 from ocid.journal.reader import Reader
 from ocid.projections.changes import find_container, layers_of
-from ocid.projections.text import size
+from ocid.projections.text import size, time_text
 
 DIFFERENT: Final = 8  # exit code: there are differences
 COLUMNS: Final = ("CHANGE", "PATH", "DETAIL", "IN THE IMAGE", "SHA256")
@@ -61,7 +61,7 @@ def rows(changes: list[Change]) -> Iterator[tuple[str, ...]]:
     """Yield the table's rows. Pure."""
     for one in changes:
         what = f"{', '.join(one.what)} changed: " if one.change == CHANGED else ""
-        now = what + _entry(one.now) if one.now is not None else ""
+        now = f"{what}{_entry(one.now)}, {time_text(one.now.mtime_ns)}" if one.now is not None else ""
         detail = f"{now} ({one.note})".strip() if one.note else now
         before = f"{_entry(one.before)}, layer {one.layer_number}" if one.before is not None else ""
         was = one.before.sha256 if one.before is not None else ""

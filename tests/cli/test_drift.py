@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from ocid.cli import drift
 from ocid.cli.drift_changes import remarks, rows
 from ocid.cli.run import main
 from ocid.domain.changes import ADDED, CHANGED, Change, Entry, Layers, Walk
 from ocid.domain.drift import Asked, Difference, Sighting, Thing
 from ocid.errors import Unsupported
-from tests.fakes.lives import write_log
+from tests.fakes.lives import BOOT, write_log
 
 STRAY = Thing("mount", "/run/ocid/x\x1b[2J")
 Run = Callable[..., tuple[int, str, str]]
@@ -50,10 +51,12 @@ class Deps:
 
 
 @pytest.fixture(autouse=True)
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def naps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     taken: list[float] = []
     monkeypatch.setattr(time, "sleep", taken.append)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(drift, "BOOT_ID", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text(f"{BOOT}\n")
     return taken
 
 
@@ -141,6 +144,13 @@ def test_failures_are_one_line_and_another_exit_code(run: Run, monkeypatch: pyte
     assert (code, "run this as root" in err, survey.asked) == (1, True, [])
 
 
+def test_a_boot_since_is_mentioned(run: Run, tmp_path: Path) -> None:
+    strange = host(run, STRAY)
+    (tmp_path / "boot_id").write_text("another\n")
+
+    assert "has booted since" in run(FakeSurvey(strange))[2]
+
+
 def test_help_tells_the_exit_codes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(FakeSurvey(Sighting(found={})), "--help")
@@ -166,7 +176,7 @@ def test_changes_for_people() -> None:
         path="/bin/x\n",
         change=CHANGED,
         what=("mode", "content"),
-        now=entry(mode=0o4755, xattrs={"security.capability": "0x01"}),
+        now=entry(mode=0o4755, mtime_ns=1_763_956_800_000_000_000, xattrs={"security.capability": "0x01"}),
         before=entry(sha256="e" * 64),
         layer="sha256:base",
         layer_number=1,
@@ -178,11 +188,11 @@ def test_changes_for_people() -> None:
         (
             "changed",
             r"/bin/x\n",
-            "mode, content changed: file rwsr-xr-x 0:0 3 B security.capability=0x01",
+            "mode, content changed: file rwsr-xr-x 0:0 3 B security.capability=0x01, 2025-11-24T04:00:00.000Z",
             "file rwxr-xr-x 0:0 3 B, layer 1",
             f"{'f' * 64} was {'e' * 64}",
         ),
-        ("added", r"/no\xff", "symlink rwxr-xr-x 0:0 → /etc", "", "f" * 64),
+        ("added", r"/no\xff", "symlink rwxr-xr-x 0:0 → /etc, 1970-01-01T00:00:00.000Z", "", "f" * 64),
         ("deleted", "/gone", "(a note)", "file rwxr-xr-x 0:0 3 B, layer 2", f"was {'f' * 64}"),
     ]
 
