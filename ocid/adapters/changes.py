@@ -58,7 +58,6 @@ _KINDS: Final = {
     stat.S_IFCHR: "char",
     stat.S_IFBLK: "block",
 }
-_LINKS: Final = (errno.ELOOP, errno.EXDEV)  # a link, and a way out of the tree
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 
 
@@ -112,7 +111,7 @@ class _Walker:
             if len(parts) > DEPTH_MAX:
                 self._skip(parts, f"more than {DEPTH_MAX} directories deep")
                 continue
-            with suppress(*_GONE):
+            with self._skipping(parts):
                 waiting += self._directory(upper, parts, lowers)
         changes = tuple(change for _, change in sorted(self._changes, key=lambda one: one[0]))
         return Walk(changes=changes, bytes_read=self._read, not_hashed=self._not_hashed, complete=self._complete)
@@ -124,6 +123,18 @@ class _Walker:
             return None
         self._open.callback(os.close, descriptor)
         return descriptor
+
+    @contextmanager
+    def _skipping(self, parts: tuple[str, ...]) -> Iterator[None]:
+        """Pass over what vanished meanwhile; say so where the tree ends at a mount, which the container cannot see."""
+        try:
+            yield
+        except _GONE:
+            pass
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._skip(parts, "something is mounted there")
 
     def _skip(self, parts: tuple[str, ...], why: str) -> None:
         self._complete = False
@@ -148,7 +159,7 @@ class _Walker:
                     self._skip((*parts, name), f"the writable layer has more than {ENTRIES_MAX} entries")
                     break
                 self._entries += 1
-                with suppress(*_GONE):
+                with self._skipping((*parts, name)):
                     found += self._entry((*parts, name), here, name, theirs)
             return found
 
@@ -156,7 +167,7 @@ class _Walker:
         self, parts: tuple[str, ...], here: int, name: str, theirs: Sequence[tuple[int, int]]
     ) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
         with ExitStack() as stack:
-            descriptor = os.open(name, _LOOK, dir_fd=here)
+            descriptor = _opened(here, name, _LOOK)
             stack.callback(os.close, descriptor)
             below = _lookup(name, theirs, stack)
             status = os.stat(descriptor)
@@ -288,6 +299,7 @@ def _below(root: int, parts: tuple[str, ...], flags: int) -> Iterator[int]:
     Raises:
         FileNotFoundError: it is not there.
         NotADirectoryError: it, or something on the way, is no directory, or a link.
+        OSError: EXDEV, something is mounted on the way.
     """
     here = os.dup(root)
     try:
@@ -306,7 +318,7 @@ def _opened(here: int, piece: str, flags: int) -> int:
     try:
         return linux.openat2(here, piece, flags, _RESOLVE)
     except OSError as error:
-        if error.errno in _LINKS:
+        if error.errno == errno.ELOOP:
             raise NotADirectoryError(*error.args) from error
         raise
 

@@ -74,7 +74,7 @@ def insides(asked: Asked) -> Seen:
     """Tell the addresses that pods have on their first interface."""
     for pod in asked.insides:
         with suppress(FileNotFoundError):
-            netns = os.open(pod.netns, os.O_RDONLY | os.O_CLOEXEC)
+            netns = os.open(pod.netns, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 addresses = inside(netns, _pod_addresses)
             except OSError as error:

@@ -63,7 +63,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     expected: str  # what the log says; NOTHING where it names no such thing
     found: str  # what the host has
-    seq: int = 0  # of the last event of the stream that claims it; 0 where none does
+    seq: int = 0  # of the last event of the stream that claims it, or that it happened to; 0 where there is none
 
     @property
     def identity(self) -> tuple[str, str, str, int]:
@@ -150,6 +150,7 @@ def compare(claims: Iterable[Claim], sighting: Sighting) -> tuple[Difference, ..
         if known is None or known.expected == ANYTHING:
             claimed[claim.thing] = claim
     found = sighting.found
+    seqs = {claim.thing.name: claim.seq for claim in claimed.values() if claim.thing.kind == PROCESS}
     differences = [
         Difference(
             kind=thing.kind,
@@ -162,7 +163,9 @@ def compare(claims: Iterable[Claim], sighting: Sighting) -> tuple[Difference, ..
         if not _holds(claim, found) and (claim.given not in claimed or _holds(claimed[claim.given], found))
     ]
     differences += [
-        Difference(kind=thing.kind, subject=thing.name, expected=NOTHING, found=text)
+        Difference(
+            kind=thing.kind, subject=thing.name, expected=NOTHING, found=text, seq=seqs.get(thing.name.split(" ")[0], 0)
+        )
         for thing, text in found.items()
         if thing not in claimed
     ]

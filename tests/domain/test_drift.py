@@ -50,6 +50,13 @@ def test_what_nothing_claims_is_a_difference() -> None:
     assert told == (Difference(kind="mount", subject="/a", expected=NOTHING, found="tmpfs", seq=0),)
 
 
+def test_what_happened_to_a_stream_cites_it() -> None:
+    found = {B: "pid 1", Thing("intruder", "container/c1 pid 9"): "sh"}
+    told = compare([claim(B, "pid 1", seq=7)], Sighting(found=found))
+
+    assert [(one.kind, one.seq) for one in told] == [("intruder", 7)]
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_firm_claim_outweighs_one_of_anything(order: int) -> None:
     claims = [claim(A, ANYTHING), claim(A, "tmpfs")][::order]

@@ -334,6 +334,22 @@ def test_devices_and_pipes_are_not_opened(overlay: Overlay, monkeypatch: pytest.
     assert opened == []
 
 
+def test_what_is_mounted_into_the_writable_layer_is_not_taken_for_it(overlay: Overlay, tmp_path: Path) -> None:
+    (tmp_path / "strange").write_bytes(b"the host's")
+    upper = overlay.directory / "upper"
+    (upper / "directory").mkdir()
+    (upper / "file").write_bytes(b"")
+    mounts.bind(str(tmp_path), str(upper / "directory"))
+    mounts.bind(str(tmp_path / "strange"), str(upper / "file"))
+    found = walk(overlay.layers(), MANY)
+
+    assert [(one.path, one.change, one.now) for one in found.changes] == [
+        ("/directory", UNREAD, None),
+        ("/file", UNREAD, None),
+    ]
+    assert not found.complete
+
+
 def _nest(directory: Path, depth: int) -> None:
     """Make directories within one another, deeper than any path reaches."""
     here = os.open(directory, os.O_RDONLY)

@@ -18,6 +18,7 @@ from ocid.adapters import mounts
 from ocid.adapters.cgroups import Cgroups
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.changes import ADDED, CHANGED, DELETED, MOUNT_POINT
+from ocid.domain.spec.cgroups import directory_of
 from tests.host import daemon as host, nodes
 from tests.host.cnifixtures import PLUGINS
 from tests.host.daemon import IMAGE, OCID, Daemon, Stage
@@ -192,7 +193,7 @@ def test_a_process_in_the_wrong_place_is_named(kubelet: Kubelet, daemon: Daemon,
         name = "" if cgroup.version == 2 else "pids"
         Path(cgroup.hierarchies[name], "cgroup.procs").write_text(str(inits[1]))
         found = differences(daemon)
-        Path(cgroup.hierarchies[name] + home.cgroup, "cgroup.procs").write_text(str(inits[1]))
+        Path(cgroup.hierarchies[name] + directory_of(home.cgroup), "cgroup.procs").write_text(str(inits[1]))
         entered.kill()
 
     by_kind = {each["kind"]: each for each in found}
@@ -201,7 +202,7 @@ def test_a_process_in_the_wrong_place_is_named(kubelet: Kubelet, daemon: Daemon,
         ("membership", f"container/{shared}"),
     }
     assert by_kind["intruder"]["found"] == "sleep, in its mount namespace, but not in its cgroup"
-    assert by_kind["membership"]["expected"] == home.cgroup
+    assert by_kind["membership"]["expected"] == directory_of(home.cgroup)
     assert by_kind["membership"]["found"].startswith("/ of the ")
     assert differences(daemon) == []
 
@@ -225,11 +226,14 @@ def test_a_container_of_nobodys_is_named(daemon: Daemon, kubelet: Kubelet, tmp_p
     spec["linux"]["cgroupsPath"] = cgroup
     (tmp_path / "config.json").write_text(json.dumps(spec))
     runc = ["runc", f"--root={daemon.run}/runtime/runc"]
-    run = [*runc, "run", "--detach", "--bundle", str(tmp_path), "stranger"]
+    pid_file = tmp_path / "pid"
+    run = [*runc, "run", "--detach", "--pid-file", str(pid_file), "--bundle", str(tmp_path), "stranger"]
     with made(undo=[[*runc, "delete", "--force", "stranger"]]):
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.run(run, check=True, **quiet)  # type: ignore[call-overload]
         found = differences(daemon)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(int(pid_file.read_text()), 0)  # ours, where an earlier test has made this process a subreaper
 
     assert told(found) == {("runtime state", "stranger"), ("cgroup", cgroup)}
     assert {each["expected"] for each in found} == {""}
@@ -244,6 +248,10 @@ def test_a_missing_and_a_strange_nftables_rule_are_named(
     subprocess.run(["nft", "add", "rule", "inet", table, "to_pods", "tcp", "dport", "99", "accept"], check=True)
     element = "{ tcp . 24680 }"
     subprocess.run(["nft", "delete", "element", "inet", table, "ports4", element], check=True)
+    strange = "{ type ipv4_addr : ipv4_addr; }"
+    subprocess.run(["nft", "add", "map", "inet", table, "ports_strange", strange], check=True)
+    strange = '{ 192.0.2.1 comment "x" : 192.0.2.2 }'
+    subprocess.run(["nft", "add", "element", "inet", table, "ports_strange", strange], check=True)
     found = differences(daemon)
     daemon.kill()
     daemon.start()
@@ -256,7 +264,10 @@ def test_a_missing_and_a_strange_nftables_rule_are_named(
     assert [each["found"] for each in ports] == [""]
     assert f'tcp . 24680 comment "{pods[1]}"' in ports[0]["expected"]
     assert ports[0]["seq"] == daemon.view().pods.rows[pods[1]].seq
-    assert len(found) == 4
+    assert [each["subject"].partition(", ")[2] for each in found if "strange" in each["subject"]] == [
+        "map ports_strange"
+    ]
+    assert len(found) == 5
     assert differences(daemon) == [], "a start repairs the table"
 
 
