@@ -73,6 +73,8 @@ def walk(layers: Layers, bytes_max: int) -> Walk:
             return walker.walk()
     except OSError as error:
         raise EffectFailed(f"writable layer {layers.upper!r}: {error.strerror}") from error
+    except ValueError as error:  # a path with NUL, which no daemon ever wrote
+        raise EffectFailed(f"writable layer {layers.upper!r}: {error}") from error
 
 
 class _Walker:

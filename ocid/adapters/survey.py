@@ -56,6 +56,8 @@ class HostSurvey:
             return Sighting(found=found, rules=survey_network.rules(asked.network))
         except OSError as error:
             raise EffectFailed(f"looking at the host: {error.strerror} {error.filename or ''}".rstrip()) from error
+        except ValueError as error:  # a path with NUL, which no daemon ever wrote
+            raise EffectFailed(f"the log names something that cannot be on any host: {error}") from error
 
     def changes(self, layers: Layers, bytes_max: int) -> Walk:
         """Return what a container's writable layer holds, compared with the layers below it.

@@ -10,7 +10,7 @@ import msgspec
 from ocid.domain import manifest
 from ocid.domain.changes import Layers, Lower
 from ocid.domain.drift import layer_name
-from ocid.errors import InvalidRequest, NotFound, OcidError
+from ocid.errors import EffectFailed, InvalidRequest, NotFound, OcidError
 from ocid.events.container import Declared
 from ocid.ids import Digest
 from ocid.projections.view import View
@@ -47,9 +47,11 @@ def layers_of(view: View, declared: Declared, root: str, document: Document) -> 
 
     Raises:
         NotFound: the log has no manifest of its image any more.
+        EffectFailed: what it has is none.
     """
     parsed = manifest.parse(document(declared.image_manifest))
-    assert isinstance(parsed, manifest.Manifest), "a container's image is no index"
+    if not isinstance(parsed, manifest.Manifest):
+        raise EffectFailed(f"the log says that container {declared.container_id} is of an index: wanted a manifest")
     chain = manifest.chain_ids(manifest.diff_ids(document(parsed.config.digest)))
     lowers = [
         Lower(chain_id=chain_id, number=number, directory=f"{root}/layers/{layer_name(chain_id)}/diff")

@@ -145,7 +145,8 @@ def _life_of_container(
     if state.created is None or declared is None:
         return
     namespaces = {} if state.ended else _namespaces(state, document)
-    closed = state.start_wanted and not state.ended and not _is_visited(view, name)
+    plain = ".." not in declared.cgroup.split("/") and declared.cgroup.strip("/") != ""
+    closed = plain and state.start_wanted and not state.ended and not _is_visited(view, name)
     yield Life(
         stream=f"container/{name}",
         pid=state.created.pid,

@@ -31,7 +31,7 @@ from ocid.domain.changes import (
     Walk,
 )
 from ocid.domain.configs import IdMapping
-from ocid.errors import NotFound
+from ocid.errors import EffectFailed, NotFound
 
 pytestmark = pytest.mark.host
 MANY = 1 << 30
@@ -254,6 +254,11 @@ def test_a_layer_that_is_not_there_is_an_error(overlay: Overlay) -> None:
 
 
 # --- trees that mean harm ---------------------------------------------------------------------------------------------
+
+
+def test_a_path_that_no_daemon_wrote_is_an_error() -> None:
+    with pytest.raises(EffectFailed, match="null"):
+        walk(Layers(upper="/a\0b", lowers=()), MANY)
 
 
 def test_names_are_printed_so_that_they_do_nothing(overlay: Overlay) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ocid.domain.changes import Lower
 from ocid.domain.manifest import chain_ids
-from ocid.errors import InvalidRequest, NotFound
+from ocid.errors import EffectFailed, InvalidRequest, NotFound
 from ocid.events import container
 from ocid.ids import Digest, digest_of
 from ocid.projections.changes import find_container, layers_of
@@ -71,6 +71,14 @@ def test_the_uppermost_layer_comes_first() -> None:
     )
     assert layers.mount_points == {"/proc", "/etc/hosts"}
     assert (layers.uids, layers.gids) == ((), ())
+
+
+def test_an_index_in_the_place_of_a_manifest_is_an_error() -> None:
+    index = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+    one = Log((index,))
+    one.add("container/c1", container_declared(image_manifest=digest_of(index)))
+    with pytest.raises(EffectFailed):
+        layers_of(one.view, find_container(one.view, "c1"), "/root", one.document)
 
 
 def test_an_image_whose_manifest_is_gone_is_not_found() -> None:

@@ -152,6 +152,14 @@ def test_a_container_is_closed_unless_the_daemon_is_at_work_in_it() -> None:
     assert [one.closed for one in said(log_of(PREPARED, CREATED)).asked.lives] == [False], "runtime's init is in it"
 
 
+@pytest.mark.parametrize("cgroup", ["/a/../../b", "/", "", "//"])
+def test_a_cgroup_that_no_daemon_wrote_is_not_looked_into(cgroup: str) -> None:
+    log = Log(DOCUMENTS)
+    log.add("container/c1", container_declared(cgroup=cgroup), *RUNNING)
+
+    assert [one.closed for one in said(log).asked.lives] == [False]
+
+
 @pytest.mark.parametrize(
     ("facts", "expected_of_pin"),
     [
