@@ -46,6 +46,7 @@ from ocid.adapters.registry import HttpRegistry
 from ocid.adapters.runc import OciRuntime
 from ocid.adapters.sandbox import PodSandboxes
 from ocid.adapters.streams import HostStreams
+from ocid.adapters.survey import HostSurvey
 from ocid.adapters.unpack import Unpacker, UnpackLimits
 from ocid.adapters.usage import CgroupUsages
 from ocid.cli import run as command_line
@@ -235,7 +236,8 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
     registries = {name: RegistrySettings(**msgspec.structs.asdict(one)) for name, one in config.registries.items()}
-    layers = LayerStore(root, _unpacker(config))
+    unpacker = Unpacker(limits=_unpack_limits(config), parallel=config.images.unpack_parallel)
+    layers = LayerStore(root, unpacker)
     return Host(
         settings=settings,
         clock=SystemClock(),
@@ -264,10 +266,6 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         archives=_archives(config, layers),
         confinement=AppArmor(run, apparmor, enabled=runtime.host_facts().apparmor_enabled),
     )
-
-
-def _unpacker(config: Config) -> Unpacker:
-    return Unpacker(limits=_unpack_limits(config), parallel=config.images.unpack_parallel)
 
 
 def _unpack_limits(config: Config) -> UnpackLimits:
@@ -368,6 +366,8 @@ def _first(group: BaseExceptionGroup[OcidError]) -> OcidError:
 
 class Wiring:
     """What the command line needs of the parts that only this file may put together."""
+
+    survey = HostSurvey()
 
     def serve(self, loaded: Loaded) -> int:
         """Run the daemon until it is told to stop, and return its exit code."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ocid.config import Loaded
 from ocid.ports import Credentials, LayerProgress
+from ocid.ports.survey import Survey
 
 
 class Client(Protocol):
@@ -26,6 +27,10 @@ class Client(Protocol):
 
 class Deps(Protocol):
     """What only ``main`` may wire."""
+
+    @property
+    def survey(self) -> Survey:
+        """What looks at this host for ``ocid drift``."""
 
     def serve(self, loaded: Loaded) -> int:
         """Run the daemon until it is told to stop, and return its exit code."""

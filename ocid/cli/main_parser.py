@@ -7,6 +7,7 @@ from typing import Final
 
 import ocid
 from ocid.cli import spec_parser
+from ocid.domain.changes import BYTES_MAX
 
 TITLE: Final = "A container runtime daemon for Kubernetes nodes that remembers everything."
 
@@ -39,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _events(command("events", "Show the log's events, and go on as they happen with --follow."))
 
+    _drift(command("drift", "Say where the host differs from the log, or what a CONTAINER changed of its image."))
+
     config = command("config", "Show the configuration in force, and where each value came from.")
     _output(config)
 
@@ -60,6 +63,24 @@ def _events(events: argparse.ArgumentParser) -> None:
     events.add_argument("--since", default="", metavar="TIME", help="RFC 3339, or so long ago: 90s, 15m, 2h, 3d")
     events.add_argument("--until", default="", metavar="TIME", help="likewise")
     _output(events, "one JSON object a line")
+
+
+def _drift(drift: argparse.ArgumentParser) -> None:
+    drift.epilog = "Exit codes: 0 no difference, 1 failure, 2 usage, 8 differences. Changes nothing; needs root."
+    drift.add_argument(
+        "container", nargs="?", default="", metavar="CONTAINER", help="id, beginning of it, or name; running or ended"
+    )
+    drift.add_argument("--all", action="store_true", help="also mount points that the OCI runtime made in a CONTAINER")
+    drift.add_argument(
+        "--max-bytes", type=int, default=BYTES_MAX, metavar="N", help="read so much of a CONTAINER's files for hashes"
+    )
+    drift.add_argument(
+        "-o",
+        "--output",
+        choices=("table", "json", "jsonl"),
+        default="table",
+        help="table for people, JSON, or a line each",
+    )
 
 
 def _common() -> argparse.ArgumentParser:

@@ -201,23 +201,31 @@ def listed(document: Mapping[str, Any], bridge: str) -> Held:
         if not str(held.get("name", "")).startswith("ports"):
             continue
         for key, value in held.get("elem", []):
-            if "elem" not in key or "comment" not in key["elem"]:
-                continue
-            *host, protocol, number = key["elem"]["val"]["concat"]
-            address, container_port = value["concat"]
-            pod_id, *way = key["elem"]["comment"].split(" ")
-            port = HostPort(
-                pod_id=pod_id,
-                protocol=protocol,
-                host_ip=host[0] if host else "",
-                host_port=number,
-                address=address,
-                container_port=container_port,
-                device=way[0].removeprefix("-") if way else "",
-                near=way[1] if len(way) > 1 else "",
-            )
-            ports[port.key] = port
+            port = _listed_port(key, value)
+            if port is not None:
+                ports[port.key] = port
     return Held(ports=ports, devices=tuple(guarded))
+
+
+def _listed_port(key: Any, value: Any) -> HostPort | None:
+    """Read one element of a map; None for one that somebody else has put there."""
+    try:
+        *host, protocol, number = key["elem"]["val"]["concat"]
+        address, container_port = value["concat"]
+        pod_id, *way = key["elem"]["comment"].split(" ")
+        found = {
+            "pod_id": pod_id,
+            "protocol": protocol,
+            "host_ip": host[0] if host else "",
+            "host_port": number,
+            "address": address,
+            "container_port": container_port,
+            "device": way[0].removeprefix("-") if way else "",
+            "near": way[1] if len(way) > 1 else "",
+        }
+        return msgspec.convert(found, HostPort)
+    except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError):
+        return None
 
 
 _TEMPLATE: Final = """add table inet {table}

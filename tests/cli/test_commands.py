@@ -217,7 +217,7 @@ def test_options_are_understood_before_the_command_too(capsys: pytest.CaptureFix
 
 
 def test_every_command_of_the_grammar_has_a_function() -> None:
-    assert set(COMMANDS) == {"serve", "ps", "images", "pull", "events", "config", "key", "spec"}
+    assert set(COMMANDS) == {"serve", "ps", "images", "pull", "events", "drift", "config", "key", "spec"}
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

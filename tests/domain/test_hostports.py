@@ -172,7 +172,18 @@ def test_what_is_listed_is_what_was_added(ports: list[HostPort]):
 
 def test_elements_that_are_not_ours_are_passed_over():
     key, value = {"concat": ["tcp", 9]}, {"concat": ["10.1.1.1", 9]}
-    foreign = [[key, value], [{"elem": {"val": key, "counter": {}}}, value]]
+    tagged = {"elem": {"val": key, "comment": "pod"}}
+    foreign = [
+        [key, value],
+        [{"elem": {"val": key, "counter": {}}}, value],
+        ["192.0.2.1", "192.0.2.2"],
+        [{"elem": {"val": "192.0.2.1", "comment": "pod"}}, "192.0.2.2"],
+        [{"elem": {"val": {"concat": ["tcp"]}, "comment": "pod"}}, value],
+        [{"elem": {"val": {"concat": ["tcp", {"range": [1, 9]}]}, "comment": "pod"}}, value],
+        [tagged, {"concat": ["10.1.1.1"]}],
+        [tagged, "10.1.1.1"],
+        [None, None],
+    ]
     assert hostports.listed({"nftables": [{"map": {"name": "ports4", "elem": foreign}}]}, "ocid0") == Held()
 
 
