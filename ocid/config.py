@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from ocid import config_files
+from ocid.config_audit import Audit
 from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
 
@@ -174,6 +175,7 @@ class Config(Section, frozen=True, kw_only=True):
     images: Images = Images()
     registries: dict[str, Registry] = {}
     log: Log = Log()
+    audit: Audit = Audit()
     stats: Stats = Stats()
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
@@ -338,10 +340,8 @@ def _registry_problems(at: Key, name: str, registry: Registry) -> Iterator[Probl
         if "@" in mirror:
             yield (*at, "mirrors"), "credentials do not belong here: the kubelet sends them with the pull"
         elif not config_files.is_url(mirror):
-            yield (
-                (*at, "mirrors"),
-                f"wanted URLs such as 'https://mirror.example/path', is {config_files.shown(mirror)}",
-            )
+            shown = config_files.shown(mirror)
+            yield (*at, "mirrors"), f"wanted URLs such as 'https://mirror.example/path', is {shown}"
     if registry.ca_file:
         yield from _path((*at, "ca_file"), registry.ca_file)
 

@@ -11,13 +11,14 @@ from typing import Final
 from ocid.events import container, exec as execution, image, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
-from ocid.projections import words_checkpoints, words_images, words_log, words_sessions
+from ocid.projections import words_checkpoints, words_images, words_log, words_probes, words_sessions
 from ocid.projections.fields import brief
 from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, short_reference, size
 from ocid.projections.vocabulary import WORDS as _WORDS, always as _always, says as _says
 
-COMPANIONS: Final = (words_checkpoints, words_images, words_log, words_sessions)  # imported for what they enter
+# Imported for what they enter.
+COMPANIONS: Final = (words_checkpoints, words_images, words_log, words_probes, words_sessions)
 _NO_LOGIN: Final = 4294967295
 
 
@@ -220,7 +221,9 @@ _always(container.LogReopened, "log file opened anew")
 @_says(execution.Requested)
 def _(event: execution.Requested) -> str:
     limit = f", limit {event.timeout_s} s" if event.timeout_s else ""
-    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{claimed(event.audit_hints)}"
+    again = f", as exec {short(event.repeats)} before, counted from here on" if event.repeats else ""
+    words = f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{again}"
+    return f"{words}{claimed(event.audit_hints)}"
 
 
 @_says(execution.Finished)
@@ -237,6 +240,8 @@ def _(event: execution.Failed) -> str:
 
 @_says(execution.Abandoned)
 def _(event: execution.Abandoned) -> str:
+    if event.since_seq:
+        return f"how often it ran after record {event.since_seq}, and how it ended, is not known: {event.reason}"
     return f"how it ended is not known: {event.reason}"
 
 

@@ -33,7 +33,7 @@ AGGREGATES: dict[str, Any] = {
     "layer": layer,
     "catalog": catalog,
 }
-WATCHING = (container.Watch, pod.WatchPause)  # an effect that waits for the world owes it nothing
+WATCHING = (container.Watch, pod.WatchPause, execution.Repeat)  # an effect that waits for the world owes it nothing
 CALM_S = 1000.0  # of virtual time: enough for every back-off
 ENDS = ("container.exited", "container.create_failed", "container.start_failed", "container.prepare_failed")
 
