@@ -49,14 +49,7 @@ class Core:
         self.containers: Kind[Container] = Kind(
             "container", container, journal, supervisor, _container_key, self._container_given_up, self._container_over
         )
-        self.execs: Kind[Exec] = Kind(
-            "exec",
-            execution,
-            journal,
-            supervisor,
-            on_given_up=lambda actor, reason: self._exec_over(actor),
-            on_over=self._exec_over,
-        )
+        self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor, on_over=self._exec_over)
         self.sessions: Kind[Session] = Kind("session", session, journal, supervisor)
         self.checkpoints: Kind[Checkpoint] = Kind("checkpoint", checkpoint, journal, supervisor)
         self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor, self._pull_key)

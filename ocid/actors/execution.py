@@ -92,6 +92,6 @@ class ExecEffects:
 
     async def sweep(self, requested: events.Requested) -> None:
         """End what an earlier life of the daemon left running of this command."""
-        container = self._containers.get(ContainerId(requested.container_id)).state
-        if container.declared is not None:
-            await self._host.runtime.abandon_exec(self._effects.order(container.declared), requested.exec_id)
+        container = self._containers.find(ContainerId(requested.container_id))
+        if container is not None and container.state.declared is not None:  # of one that is removed, nothing runs
+            await self._host.runtime.abandon_exec(self._effects.order(container.state.declared), requested.exec_id)

@@ -106,8 +106,9 @@ class Probes:
     ) -> ExecResult:
         exec_id, repeats = ExecId(self._host.new_id(32)), self._before(key)
         requested, document = describe(exec_id, repeats)
-        if key is not None and repeats:
-            self._enter(Probe(key, exec_id))
+        probe = Probe(key, exec_id) if key is not None and repeats else None
+        if probe is not None:
+            self._enter(probe)
         self._jobs[exec_id] = job
         actor = self._execs.create(exec_id)
         try:
@@ -117,7 +118,9 @@ class Probes:
             if actor.state.answered:
                 self._jobs.pop(exec_id, None)
         if end.finished is not None and job.result is not None:
-            if key is not None and not repeats:
+            if probe is not None:
+                probe.serving = True  # its actor is about to be
+            elif key is not None:
                 self._remember(key, exec_id)
             return job.result
         if end.failed is not None:

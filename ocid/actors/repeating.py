@@ -63,7 +63,7 @@ class Probe:
     def __init__(self, key: Key, exec_id: ExecId) -> None:
         self.key = key
         self.exec_id = exec_id
-        self.serving = False  # whether its actor is there for the next call
+        self.serving = False  # whether its actor is there for the next call, or will be at once
         self.ending = ""  # why there will be none
         self.woken = trio.Event()
         self.call: Call | None = None

@@ -221,7 +221,7 @@ _always(container.LogReopened, "log file opened anew")
 @_says(execution.Requested)
 def _(event: execution.Requested) -> str:
     limit = f", limit {event.timeout_s} s" if event.timeout_s else ""
-    again = f", as exec {short(event.repeats)} before, counted from here on" if event.repeats else ""
+    again = f", the same as exec {short(event.repeats)}, counted from here on" if event.repeats else ""
     words = f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{again}"
     return f"{words}{claimed(event.audit_hints)}"
 

@@ -19,20 +19,20 @@ _ENDS: Final = {
 
 @says(execution.Repeated)
 def _repeated(event: execution.Repeated) -> str:
-    times = "once" if event.count == 1 else f"{event.count} times"
     took = duration(event.took_ms_min)
     if event.took_ms_max != event.took_ms_min:
         took += f" to {duration(event.took_ms_max)}"
-    output = f"{size(event.stdout_bytes)} out, {size(event.stderr_bytes)} err in all"
+    output = f"{size(event.stdout_bytes)} out, {size(event.stderr_bytes)} err{' in all' if event.count > 1 else ''}"
     when = f"from {time_text(event.since_ns)} to {time_text(event.until_ns)}"
-    return f"ran again {times} {when}, each time with {exit_words(event.exit_code)} after {took}; {output}"
+    times = f"{event.count} times {when}, each time" if event.count > 1 else f"once at {time_text(event.since_ns)},"
+    return f"ran again {times} with {exit_words(event.exit_code)} after {took}; {output}"
 
 
 @says(execution.Changed)
 def _changed(event: execution.Changed) -> str:
     ended = "was killed because its time was up" if event.timed_out else f"ended with {exit_words(event.exit_code)}"
     output = f"{size(event.stdout_bytes)} out, {size(event.stderr_bytes)} err"
-    return f"ran again, and now {ended} after {duration(event.took_ms)}; {output}"
+    return f"ran again, and {ended} after {duration(event.took_ms)}; {output}"
 
 
 @says(execution.Ended)
