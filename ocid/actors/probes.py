@@ -168,7 +168,6 @@ class Probes:
             ran = await run(requested, call.job)
         except OcidError as error:
             call.error = error
-            self._close(probe)
             return Note(domain.NoteFailed(error=type(error).__name__, message=error.message, repeated=probe.take()))
         result = ran.result
         if (result.exit_code, result.timed_out) == actor.state.outcome and not result.timed_out:
