@@ -33,7 +33,8 @@ from ocid.ports import ExecResult
 PER_CONTAINER_MAX: Final = 64  # commands that are counted at once; what is more is written run by run
 PER_NODE_MAX: Final = 4096
 SEEN_MAX: Final = 4096  # commands remembered that ran once, newest first
-REPORTS_MAX: Final = 1440  # records in one stream, about a day's; then the next one begins, so that none grows forever
+RENEW_S: Final = 86_400.0  # age of a stream after which the next one begins, so that none grows forever
+REPORTS_MAX: Final = 1440  # records in one stream, with the same consequence
 STOP_S: Final = 2.0  # for the counts to be written when the daemon stops
 
 log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ class Probes:
             for probe in list(self._open.values()):
                 if probe.ready and probe.last_at + IDLE_S <= now:
                     self._end(probe, "idle")
-                elif probe.reports >= REPORTS_MAX and not probe.ending:
+                elif not probe.ending and (probe.reports >= REPORTS_MAX or probe.opened_at + RENEW_S <= now):
                     self._end(probe, "renewed")
                     self._remember(probe.key, probe.exec_id)
                 elif probe.flush_at <= now:

@@ -69,7 +69,7 @@ class Probe:
         self.call: Call | None = None
         self.tally: events.Repeated | None = None
         self.flush_at = math.inf
-        self.last_at = trio.current_time()
+        self.opened_at = self.last_at = trio.current_time()
         self.reports = 0
 
     @property

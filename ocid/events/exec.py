@@ -85,7 +85,9 @@ class Ended(Event, frozen=True, kw_only=True):
     """No further runs are counted in this stream."""
 
     TYPE: ClassVar[str] = "exec.ended"
-    reason: str  # "idle": none came for a while; "container": it ended; "stop": the daemon's; "renewed": a day is full
+    reason: (
+        str  # "idle": none came for a while; "container": it ended; "stop": the daemon's; "renewed": it is long enough
+    )
 
 
 ExecEvent = Requested | Finished | Failed | Abandoned | Repeated | Changed | Ended
