@@ -175,11 +175,11 @@ class Config(Section, frozen=True, kw_only=True):
     images: Images = Images()
     registries: dict[str, Registry] = {}
     log: Log = Log()
-    audit: Audit = Audit()
     stats: Stats = Stats()
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
+    audit: Audit = Audit()
     checkpoint: Checkpoint = Checkpoint()
     blockio: Blockio = Blockio()
     nri: Nri = Nri()

@@ -14,9 +14,10 @@ from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain.hints import audit_hints
 from ocid.domain.redaction import redact_argv
 from ocid.errors import NotFound, TimedOut
+from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.events.exec import Requested
-from ocid.ids import ContainerId, ExecId, digest_of
+from ocid.ids import ExecId, digest_of
 
 BRIEF_CHARS_MAX = 200
 
@@ -36,10 +37,9 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
     assert state.declared is not None, "only declared containers have rows"
     if not state.running:
         raise NotFound("running container", state.declared.container_id)
-    container_id = state.declared.container_id
     job = Job(argv=tuple(request.cmd), timeout_s=float(request.timeout) if request.timeout > 0 else None)
-    describe = functools.partial(_requested, facade, container_id, job, request.timeout)
-    result = await facade.core.exec_effects.probes.run(container_id, job, describe, context)
+    describe = functools.partial(_requested, facade, state.declared, job, request.timeout)
+    result = await facade.core.exec_effects.probes.run(state.declared.container_id, job, describe, context)
     if result.timed_out:
         brief = describe(ExecId(""), ExecId(""))[0].argv_brief
         raise TimedOut(f"command {brief!r} did not end within {request.timeout} s and was killed")
@@ -47,14 +47,14 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
 
 
 def _requested(
-    facade: Facade, container_id: ContainerId, job: Job, timeout_s: int, exec_id: ExecId, repeats: ExecId
+    facade: Facade, declared: Declared, job: Job, timeout_s: int, exec_id: ExecId, repeats: ExecId
 ) -> tuple[Requested, bytes]:
     settings = facade.core.host.settings
-    argv = redact_argv(job.argv, settings.redaction, settings.salt + container_id.encode())
+    argv = redact_argv(job.argv, settings.redaction, settings.salt + declared.container_id.encode())
     document = msgspec.json.encode(argv)
     requested = Requested(
         exec_id=exec_id,
-        container_id=container_id,
+        container_id=declared.container_id,
         argv=digest_of(document),
         argv_brief=" ".join(argv)[:BRIEF_CHARS_MAX],
         timeout_s=max(timeout_s, 0),
