@@ -41,7 +41,7 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
     describe = functools.partial(_requested, facade, state.declared, job, request.timeout)
     result = await facade.core.exec_effects.probes.run(state.declared.container_id, job, describe, context)
     if result.timed_out:
-        brief = describe(ExecId(""), ExecId(""))[0].argv_brief
+        brief = _brief(_redacted(facade, state.declared, job))
         raise TimedOut(f"command {brief!r} did not end within {request.timeout} s and was killed")
     return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 
@@ -49,16 +49,24 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
 def _requested(
     facade: Facade, declared: Declared, job: Job, timeout_s: int, exec_id: ExecId, repeats: ExecId
 ) -> tuple[Requested, bytes]:
-    settings = facade.core.host.settings
-    argv = redact_argv(job.argv, settings.redaction, settings.salt + declared.container_id.encode())
+    argv = _redacted(facade, declared, job)
     document = msgspec.json.encode(argv)
     requested = Requested(
         exec_id=exec_id,
         container_id=declared.container_id,
         argv=digest_of(document),
-        argv_brief=" ".join(argv)[:BRIEF_CHARS_MAX],
+        argv_brief=_brief(argv),
         timeout_s=max(timeout_s, 0),
-        audit_hints=audit_hints(job.argv, settings.redaction),
+        audit_hints=audit_hints(job.argv, facade.core.host.settings.redaction),
         repeats=repeats,
     )
     return requested, document
+
+
+def _redacted(facade: Facade, declared: Declared, job: Job) -> tuple[str, ...]:
+    settings = facade.core.host.settings
+    return redact_argv(job.argv, settings.redaction, settings.salt + declared.container_id.encode())
+
+
+def _brief(argv: tuple[str, ...]) -> str:
+    return " ".join(argv)[:BRIEF_CHARS_MAX]
