@@ -1,4 +1,4 @@
-"""The part of the configuration that is about who asks for changes; see ``ocid.config``."""
+"""The part of the configuration that is about what the log says of clients; see ``ocid.config``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     A change that is asked for by anybody but the usual peer has an event of its own, ``node.unusual_call``.
     """
 
+    coalesce_probes: bool = True  # commands that one client repeats, as probes are, are counted once a minute
     usual_peers: tuple[str, ...] = ()  # programs, "/usr/bin/kubelet"; empty: whatever runs pods first, without a login
 
 

@@ -161,6 +161,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False
+            await core.exec_effects.probes.stop()
             actors.cancel_scope.cancel()
         await core.recorder.append(node.Stopped(reason="asked to stop"))
         await sealer.seal("stop")
@@ -233,11 +234,11 @@ async def _open_host(config: Config, writer: Writer) -> Host:
         salt=node_salt(root),
         create_missing_mounts=config.containers.create_missing_mounts,
         block_io_file=config.blockio.config_file,
+        coalesce_probes=config.audit.coalesce_probes,
         pull_layers_max=config.images.download_parallel + 2 * config.images.unpack_parallel,
     )
     registries = {name: RegistrySettings(**msgspec.structs.asdict(one)) for name, one in config.registries.items()}
-    unpacker = Unpacker(limits=_unpack_limits(config), parallel=config.images.unpack_parallel)
-    layers = LayerStore(root, unpacker)
+    layers = LayerStore(root, Unpacker(limits=_unpack_limits(config), parallel=config.images.unpack_parallel))
     return Host(
         settings=settings,
         clock=SystemClock(),

@@ -30,7 +30,7 @@ from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
 from ocid.domain.session import Session
 from ocid.errors import Exhausted
-from ocid.ids import ContainerId, PodId
+from ocid.ids import ContainerId, ExecId, PodId
 from ocid.projections import containers, pods
 from ocid.projections.view import View
 
@@ -49,7 +49,7 @@ class Core:
         self.containers: Kind[Container] = Kind(
             "container", container, journal, supervisor, _container_key, self._container_given_up, self._container_over
         )
-        self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor)
+        self.execs: Kind[Exec] = Kind("exec", execution, journal, supervisor, on_over=self._exec_over)
         self.sessions: Kind[Session] = Kind("session", session, journal, supervisor)
         self.checkpoints: Kind[Checkpoint] = Kind("checkpoint", checkpoint, journal, supervisor)
         self.pulls: Kind[Pull] = Kind("pull", pull, journal, supervisor, self._pull_key)
@@ -60,7 +60,7 @@ class Core:
             view.pods.leases, lambda: view.pods.last_leased, lambda pod_id: self.pods.find(pod_id) is not None
         )
         self.container_effects = ContainerEffects(host, self.pod_of, self.container_of, self.images)
-        self.exec_effects = ExecEffects(host, self.container_effects, self.container_of)
+        self.exec_effects = ExecEffects(host, self.container_effects, self.execs, self.containers, nursery)
         self.session_effects = SessionEffects(host, self.container_effects, self.container_of, self.pod_of)
         self.checkpoint_effects = CheckpointEffects(host, self.container_effects, self.container_of)
         self.pull_effects = PullEffects(host, self)
@@ -115,6 +115,9 @@ class Core:
         for image_id in sorted(left):
             with contextlib.suppress(Exhausted):  # the next removal of an image collects them, too
                 images.tell(catalog.Release(image_id=image_id))
+
+    def _exec_over(self, actor: Actor[Exec]) -> None:
+        self.exec_effects.probes.forget(ExecId(actor.stream.partition("/")[2]))
 
     def pod_of(self, pod_id: PodId) -> Pod:
         """Return a pod's state as its actor has it.

@@ -148,4 +148,9 @@ class Kind(Generic[State]):
             self.release_key(actor)
             self._on_over(actor)
 
-        self._supervisor.start(actor, forget, lambda reason: self._on_given_up(actor, reason))
+        def given_up(reason: str) -> None:
+            if self._decider.is_over(actor.state):  # there is nothing that a later request could take down
+                forget()
+            self._on_given_up(actor, reason)
+
+        self._supervisor.start(actor, forget, given_up)

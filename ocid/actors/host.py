@@ -36,6 +36,7 @@ class Settings:
     salt: bytes = bytes(16)  # of redaction; kept in a file of its own, never in the log
     create_missing_mounts: bool = True  # a bind mount's missing source becomes a directory, as CRI-O does
     block_io_file: str = ""  # of block I/O classes; "" for none
+    coalesce_probes: bool = True  # commands that a client repeats are counted, not written one by one
     pull_layers_max: int = 8  # layers of one pull in hand at once; downloads and unpackings have limits of their own
 
 

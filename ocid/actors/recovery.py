@@ -64,7 +64,7 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     await _sweep_checkpoints(core)
     await _or_go_on("bring the pod network in order", functools.partial(_reconcile_network, core))
     await _restore(core.pulls, view.pulls, lambda row: pull.observe(row.state))
-    await _restore(core.execs, view.execs, lambda row: execution.observe(row.state))
+    await _restore(core.execs, view.execs, lambda row: execution.observe(row.state, row.seq))
     await _restore(core.sessions, view.sessions, lambda row: session.observe(row.state))
     await _restore(core.checkpoints, view.checkpoints, lambda row: checkpoint.observe(row.state))
     asked = (core.pulls, core.execs, core.sessions, core.checkpoints)

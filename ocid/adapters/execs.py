@@ -197,6 +197,9 @@ class Execs:
     async def abandon(self, order: ContainerOrder, exec_id: ExecId) -> None:
         """Kill what is left of a command whose daemon died, and remove its files. Nothing left is success."""
         files = _Files(order, exec_id)
+        if not files.present():  # nothing was under way: of a probe, the rule. Looking for it would read all of /proc
+            await trio.lowlevel.checkpoint()
+            return
         for runtime in processes.find_by_argument(str(files.pid)):
             with trio.move_on_after(LAUNCH_S):
                 await processes.wait_gone(runtime)
@@ -234,7 +237,13 @@ class _Files:
         self.log = self.directory / f"{exec_id}.log"
 
     def prepare(self) -> None:
+        """Leave a mark, before anything runs, by which a later life of the daemon knows that something did."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
+        os.close(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def present(self) -> bool:
+        """Say whether the command may have been running when its daemon died."""
+        return self.log.exists() or self.pid.exists()
 
     def read_pid(self) -> int | None:
         try:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
-import trio
 
 from ocid.actors.execution import Job
 from ocid.cri import validate
 from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.domain.exec import Run
 from ocid.domain.hints import audit_hints
 from ocid.domain.redaction import redact_argv
-from ocid.errors import NotFound, TimedOut, revive
+from ocid.errors import NotFound, TimedOut
+from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.events.exec import Requested
-from ocid.ids import ContainerId, ExecId, digest_of
+from ocid.ids import ExecId, digest_of
 
 BRIEF_CHARS_MAX = 200
 
@@ -24,7 +25,8 @@ BRIEF_CHARS_MAX = 200
 async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Context) -> pb.ExecSyncResponse:
     """Return exit code and output; each stream is cut at 16 MiB.
 
-    The request is in the log before anything runs. The command is killed when its time is up, or its caller is gone.
+    The request is in the log before anything runs, but for what the same client runs again and again, which is counted:
+    see ``ocid.actors.probes``. The command is killed when its time is up, or its caller is gone.
 
     Raises:
         NotFound: there is no such container, or it does not run.
@@ -35,43 +37,36 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
     assert state.declared is not None, "only declared containers have rows"
     if not state.running:
         raise NotFound("running container", state.declared.container_id)
-    effects, execs = facade.core.exec_effects, facade.core.execs
-    exec_id = ExecId(facade.core.host.new_id(32))
     job = Job(argv=tuple(request.cmd), timeout_s=float(request.timeout) if request.timeout > 0 else None)
-    requested, document = _requested(facade, exec_id, state.declared.container_id, job, request.timeout)
-    effects.jobs[exec_id] = job
-    actor = execs.create(exec_id)
-    try:
-        await actor.ask(Run(requested=requested), context, (document,))
-        end = await actor.until(lambda one: one.ended)
-    except trio.Cancelled:
-        job.unwanted.set()
-        raise
-    finally:
-        if actor.state.ended:
-            effects.jobs.pop(exec_id, None)
-    if end.failed is not None:
-        raise revive(end.failed.error, end.failed.message)
-    if end.finished is None or job.result is None:
-        raise revive("Unavailable", end.abandoned.reason if end.abandoned is not None else "the command was lost")
-    if end.finished.timed_out:
-        raise TimedOut(f"command {requested.argv_brief!r} did not end within {request.timeout} s and was killed")
-    result = job.result
+    describe = functools.partial(_requested, facade, state.declared, job, request.timeout)
+    result = await facade.core.exec_effects.probes.run(state.declared.container_id, job, describe, context)
+    if result.timed_out:
+        brief = _brief(_redacted(facade, state.declared, job))
+        raise TimedOut(f"command {brief!r} did not end within {request.timeout} s and was killed")
     return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 
 
 def _requested(
-    facade: Facade, exec_id: ExecId, container_id: ContainerId, job: Job, timeout_s: int
+    facade: Facade, declared: Declared, job: Job, timeout_s: int, exec_id: ExecId, repeats: ExecId
 ) -> tuple[Requested, bytes]:
-    settings = facade.core.host.settings
-    argv = redact_argv(job.argv, settings.redaction, settings.salt + container_id.encode())
+    argv = _redacted(facade, declared, job)
     document = msgspec.json.encode(argv)
     requested = Requested(
         exec_id=exec_id,
-        container_id=container_id,
+        container_id=declared.container_id,
         argv=digest_of(document),
-        argv_brief=" ".join(argv)[:BRIEF_CHARS_MAX],
+        argv_brief=_brief(argv),
         timeout_s=max(timeout_s, 0),
-        audit_hints=audit_hints(job.argv, settings.redaction),
+        audit_hints=audit_hints(job.argv, facade.core.host.settings.redaction),
+        repeats=repeats,
     )
     return requested, document
+
+
+def _redacted(facade: Facade, declared: Declared, job: Job) -> tuple[str, ...]:
+    settings = facade.core.host.settings
+    return redact_argv(job.argv, settings.redaction, settings.salt + declared.container_id.encode())
+
+
+def _brief(argv: tuple[str, ...]) -> str:
+    return " ".join(argv)[:BRIEF_CHARS_MAX]

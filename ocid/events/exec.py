@@ -1,4 +1,8 @@
-"""Facts about commands run inside containers. Stream ``exec/<id>``."""
+"""Facts about commands run inside containers. Stream ``exec/<id>``.
+
+A command that its client runs again and again, as probes are, has one more stream than a command that runs once: the
+second run names the first one's, and all further runs belong to the second one's, counted and not written one by one.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ class Requested(Event, frozen=True, kw_only=True):
     argv_brief: str  # the same as one line, cut to 200 characters
     timeout_s: int  # 0 for none
     audit_hints: tuple[str, ...] = ()  # "NAME=value" in the command; a client's claim of its API request, no proof
+    repeats: ExecId = ExecId("")  # the same command, by the same client; "" for none. Further runs are counted here
 
 
 class Finished(Event, frozen=True, kw_only=True):
@@ -44,8 +49,47 @@ class Abandoned(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "exec.abandoned"
     reason: str
+    since_seq: int = 0  # of a command that was repeated: the record after which its runs are not known; 0 for one run
 
 
-ExecEvent = Requested | Finished | Failed | Abandoned
+class Repeated(Event, frozen=True, kw_only=True):
+    """The command ran again, each time with the exit code it had before: once a minute, and before what differs.
 
-enter(Requested, Finished, Failed, Abandoned)
+    Such a run is not in the log before it begins: its stream, which is, has the id that the run goes by.
+    """
+
+    TYPE: ClassVar[str] = "exec.repeated"
+    count: int  # runs since the last record of this stream
+    exit_code: int  # of each; none was killed because its time was up
+    since_ns: int  # wall clock at the beginning of the first of them
+    until_ns: int  # wall clock at the end of the last of them
+    took_ms_min: int
+    took_ms_max: int
+    took_ms_total: int
+    stdout_bytes: int  # of all together, as produced, before the cap
+    stderr_bytes: int
+
+
+class Changed(Event, frozen=True, kw_only=True):
+    """The command ran again, and ended in another way than before, or its time was up. Durable before the answer."""
+
+    TYPE: ClassVar[str] = "exec.changed"
+    exit_code: int
+    timed_out: bool
+    took_ms: int
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+class Ended(Event, frozen=True, kw_only=True):
+    """No further runs are counted in this stream."""
+
+    TYPE: ClassVar[str] = "exec.ended"
+    reason: (
+        str  # "idle": none came for a while; "container": it ended; "stop": the daemon's; "renewed": it is long enough
+    )
+
+
+ExecEvent = Requested | Finished | Failed | Abandoned | Repeated | Changed | Ended
+
+enter(Requested, Finished, Failed, Abandoned, Repeated, Changed, Ended)

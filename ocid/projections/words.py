@@ -11,7 +11,7 @@ from typing import Final
 from ocid.events import container, exec as execution, image, node, pod
 from ocid.events.base import Event, Opaque
 from ocid.events.node import PeerSeen
-from ocid.projections import words_checkpoints, words_images, words_log, words_peers, words_sessions
+from ocid.projections import words_checkpoints, words_images, words_log, words_peers, words_probes, words_sessions
 from ocid.projections.fields import brief
 from ocid.projections.phrases import claimed, duration, exit_words
 from ocid.projections.text import short, short_reference, size
@@ -22,6 +22,7 @@ COMPANIONS: Final = (
     words_images,
     words_log,
     words_peers,
+    words_probes,
     words_sessions,
 )  # imported for what they enter
 
@@ -225,7 +226,9 @@ _always(container.LogReopened, "log file opened anew")
 @_says(execution.Requested)
 def _(event: execution.Requested) -> str:
     limit = f", limit {event.timeout_s} s" if event.timeout_s else ""
-    return f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{claimed(event.audit_hints)}"
+    again = f", the same as exec {short(event.repeats)}, counted from here on" if event.repeats else ""
+    words = f"command in container {short(event.container_id)}: {event.argv_brief}{limit}{again}"
+    return f"{words}{claimed(event.audit_hints)}"
 
 
 @_says(execution.Finished)
@@ -242,6 +245,8 @@ def _(event: execution.Failed) -> str:
 
 @_says(execution.Abandoned)
 def _(event: execution.Abandoned) -> str:
+    if event.since_seq:
+        return f"how often it ran after record {event.since_seq}, and how it ended, is not known: {event.reason}"
     return f"how it ended is not known: {event.reason}"
 
 

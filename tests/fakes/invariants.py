@@ -12,6 +12,7 @@ import trio
 from ocid.domain import catalog, checkpoint, container, exec as execution, layer, pod, pull, session
 from ocid.domain.spec.inputs import HostFacts
 from ocid.domain.spec.resources import oci_resources
+from ocid.events import exec as execution_events
 from ocid.events.base import Event
 from ocid.events.envelope import Envelope
 from ocid.journal.memory import MemoryLog
@@ -33,7 +34,7 @@ AGGREGATES: dict[str, Any] = {
     "layer": layer,
     "catalog": catalog,
 }
-WATCHING = (container.Watch, pod.WatchPause)  # an effect that waits for the world owes it nothing
+WATCHING = (container.Watch, pod.WatchPause, execution.Repeat)  # an effect that waits for the world owes it nothing
 CALM_S = 1000.0  # of virtual time: enough for every back-off
 ENDS = ("container.exited", "container.create_failed", "container.start_failed", "container.prepare_failed")
 
@@ -129,8 +130,26 @@ def _lost(node: Node, kubelet: Kubelet) -> list[str]:
                     problems.append(f"container {name} exited with {truth}, but the log says {fact}")
             elif fact.TYPE == "container.exited" and fact.source == "unknown":
                 problems.append(f"nobody knows how container {name} exited")
-    problems += [f"{name} was started {count} times" for name, count in node.world.starts.items() if count > 1]
-    return problems
+    repeated = {name for name, told in facts.items() if any(getattr(fact, "repeats", "") for fact in told)}
+    starts = node.world.starts
+    problems += [f"{n} was started {count} times" for n, count in starts.items() if count > 1 and n not in repeated]
+    return problems + [problem for name in repeated for problem in _miscounted(name, facts[name], starts[name])]
+
+
+def _miscounted(name: str, told: list[Event], starts: int) -> list[str]:
+    """Compare what the log says of a command's runs with how often it ran. What is open may have more in memory."""
+    kinds = [fact.TYPE for fact in told]
+    known = kinds.count("exec.finished") + kinds.count("exec.changed")
+    known += sum(fact.count for fact in told if isinstance(fact, execution_events.Repeated))
+    unknown = starts - known
+    if unknown < 0:
+        return [f"command {name} ran {starts} times, but the log knows of {known} runs"]
+    if "exec.ended" in kinds and unknown:
+        return [f"command {name} ran {starts} times, and the log, which says no more, knows of {known}"]
+    if "exec.failed" in kinds and unknown > 1:
+        return [f"command {name} ran {starts} times, failed once, and the log knows of {known}"]
+    ends = [number for number, kind in enumerate(kinds) if kind in ("exec.ended", "exec.failed", "exec.abandoned")]
+    return [f"command {name} goes on after its end: {kinds}"] if ends not in ([], [len(kinds) - 1]) else []
 
 
 # --- the world -------------------------------------------------------------------------------------------------------

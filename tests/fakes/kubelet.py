@@ -10,7 +10,7 @@ import trio
 
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
-from ocid.domain import catalog, checkpoint, container, container_update, exec as execution, networks, pod
+from ocid.domain import catalog, checkpoint, container, container_update, networks, pod
 from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
@@ -36,7 +36,7 @@ from ocid.events import (
 )
 from ocid.events.envelope import Context
 from ocid.ids import CheckpointId, ContainerId, ExecId, ImageId, PodId, digest_of
-from ocid.ports import Credentials
+from ocid.ports import Credentials, ExecResult
 from ocid.ports.archives import ArchiveSource
 from ocid.projections.containers import ContainerKey
 from ocid.projections.pods import PodKey
@@ -143,7 +143,7 @@ class Kubelet:
     async def remove_image(self, image_id: str) -> None:
         await self._ask(_remove_image, image_id)
 
-    async def exec_sync(self, container_id: ContainerId, *argv: str, timeout_s: int = 0) -> exec_events.Finished:
+    async def exec_sync(self, container_id: ContainerId, *argv: str, timeout_s: int = 0) -> ExecResult:
         """Not retried: the daemon's death ends the command."""
         return await self._ask(_exec_sync, container_id, argv, timeout_s, retry=False)
 
@@ -416,30 +416,21 @@ def _catalog(core: Core) -> catalog.Catalog:
     return catalog.INITIAL if row is None else row.state
 
 
-async def _exec_sync(
-    core: Core, container_id: ContainerId, argv: tuple[str, ...], timeout_s: int
-) -> exec_events.Finished:
+async def _exec_sync(core: Core, container_id: ContainerId, argv: tuple[str, ...], timeout_s: int) -> ExecResult:
     if not core.container_of(container_id).running:
         raise NotFound("running container", container_id)
-    exec_id = ExecId(core.host.new_id(32))
-    job = core.exec_effects.jobs[exec_id] = Job(argv=argv, timeout_s=float(timeout_s) if timeout_s else None)
-    document = msgspec.json.encode(argv)
-    requested = exec_events.Requested(
-        exec_id=exec_id,
-        container_id=container_id,
-        argv=digest_of(document),
-        argv_brief=" ".join(argv),
-        timeout_s=timeout_s,
-    )
-    actor = core.execs.create(exec_id)
-    try:
-        await actor.ask(execution.Run(requested=requested), KUBELET, (document,))
-        state = await actor.until(lambda one: one.ended)
-    except trio.Cancelled:
-        job.unwanted.set()
-        raise
-    if state.failed is not None:
-        raise revive(state.failed.error, state.failed.message)
-    if state.finished is None:
-        raise Unavailable("the command was lost")
-    return state.finished
+    job = Job(argv=argv, timeout_s=float(timeout_s) if timeout_s else None)
+
+    def describe(exec_id: ExecId, repeats: ExecId) -> tuple[exec_events.Requested, bytes]:
+        document = msgspec.json.encode(argv)
+        requested = exec_events.Requested(
+            exec_id=exec_id,
+            container_id=container_id,
+            argv=digest_of(document),
+            argv_brief=" ".join(argv),
+            timeout_s=timeout_s,
+            repeats=repeats,
+        )
+        return requested, document
+
+    return await core.exec_effects.probes.run(container_id, job, describe, KUBELET)

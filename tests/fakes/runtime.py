@@ -212,7 +212,7 @@ class FakeRuntime:
             known = world.contained.get(order.container_id)
             if known is None or known.task is None or not known.task.running or known.task.gone.is_set():
                 raise WrongState("container", order.container_id, wants="running", is_now="exited")
-            program = Program.of(process.spec["args"])
+            program = Program.of([one for word in process.spec["args"] for one in world.moods.get(word, (word,))])
             task = world.commands[exec_id] = world.spawn(exec_id, order.cgroup, known.task.netns, program, known.task)
             world.starts[exec_id] += 1
             world.begin(task)

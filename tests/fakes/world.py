@@ -105,6 +105,7 @@ class World:
         self.plugins: dict[str, bytes] = {}  # pod → result of the CNI ADD that no DEL has undone
         self.layers: dict[ChainId, LayerSize] = {}
         self.commands: dict[str, Task] = {}  # execs by id
+        self.moods: dict[str, tuple[str, ...]] = {}  # words of commands that mean others for now
         self.starts: Counter[str] = Counter()  # programs started, by container
         self.truth: dict[str, tuple[int, bool]] = {}  # how each container's init really ended
         self.signals: dict[str, list[int]] = {}

@@ -430,6 +430,44 @@ async def command_in_a_container(node: Node, kubelet: Kubelet) -> None:
 
 
 @scenario
+async def probes_of_a_container(node: Node, kubelet: Kubelet) -> None:
+    """A probe that repeats itself, changes its mind, takes too long, overlaps, and outlives its container."""
+    image = await image_of(node, kubelet)
+    pod = await kubelet.run_pod(pod_config())
+    one = await kubelet.create(pod, container_config("one", image, "run:1000"))
+    await kubelet.start(one)
+    node.interesting = (node.disk.commits, len(node.steps))
+    for code in (0, 0, 0, 0, 3, 3, 3, 137, 137, 0, 0):
+        node.world.moods["healthy"] = ("run:100",) if code == 137 else ("run:0.1", f"code:{code}")
+        await probed(node, kubelet, one, code)
+    await trio.sleep(61)  # what was counted is written
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(probed, node, kubelet, one, 0)
+    node.faults.script("runtime.exec_sync", "fail")
+    for _ in range(4):
+        await probed(node, kubelet, one, 0)
+    await check(node, kubelet)
+    await kubelet.stop(one, 0)
+    await trio.sleep(2)
+    await check(node, kubelet)
+    assert not node.view().execs.rows, "with its container, a command is counted no more"
+    await kubelet.remove_pod(pod)
+
+
+async def probed(node: Node, kubelet: Kubelet, container: ContainerId, code: int) -> None:
+    """Run a probe; where its daemon dies, or it was to fail, that is its answer."""
+    try:
+        done = await kubelet.exec_sync(container, "healthy", timeout_s=2)
+    except EffectFailed:
+        assert node.faults.seen
+    except OcidError:
+        assert node.died, "only the daemon's death may fail a command"
+    else:
+        assert (done.exit_code, done.timed_out) == (code, code == 137)
+
+
+@scenario
 async def clients_of_a_container(node: Node, kubelet: Kubelet) -> None:
     """A client's command that ends, one whose client leaves, and an attached client; the daemon's death ends them."""
     image = await image_of(node, kubelet)

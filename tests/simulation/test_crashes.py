@@ -48,6 +48,7 @@ def test_nothing_is_left_of_a_machine_that_lost_power_at_any_step(name: str, sim
         "pod_with_two_containers",
         "pulls_that_share_layers",
         "command_in_a_container",
+        "probes_of_a_container",
         "clients_of_a_container",
         "image_volume",
     ],
