@@ -12,7 +12,7 @@ from ocid.errors import NotFound, OcidError, Unsupported
 from ocid.events.codec import Damaged
 from ocid.projections.text import clean
 
-from . import explain, export, log, prove, state, verify
+from . import explain, export, log, prove, state, verify, who_did, why_died
 from .arguments import build_parser
 from .exits import DAMAGED, FAILED, INTERRUPTED, NO_LOG, PIPE_CLOSED, UNSUPPORTED
 from .guard import guarded
@@ -24,6 +24,8 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "verify": verify.run,
     "export": export.run,
     "prove": prove.run,
+    "why-died": why_died.run,
+    "who-did": who_did.run,
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Final, NoReturn
 
+from . import arguments_answers
+
 USAGE: Final = 64  # EX_USAGE of sysexits.h: 2 means "damaged" here, and a typing error must not look like that
 
 
@@ -50,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     explain = command("explain", "Tell a pod's or container's story, also of a removed one.")
     explain.add_argument("id", metavar="ID", help="id, beginning of it, or name")
     _output(explain, "JSON")
+
+    arguments_answers.add(command, _filters)
 
     verify = command("verify", "Check pages, hashes, chain, streams, documents, and who signed for them.")
     _trust(verify)
