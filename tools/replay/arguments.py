@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "LMDB's table of readers.",
         epilog="exit codes: 0 success, 1 failure, 2 the log is damaged, 3 it is not the log that was signed for, or "
         "that a witness saw, 4 there is no log or nothing in it, 5 its format is not supported, 6 nobody ever signed "
-        "for it, 64 usage",
+        "for it, 9 it does not fold to the same state every time, 64 usage",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
