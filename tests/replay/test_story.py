@@ -136,7 +136,7 @@ def test_a_containers_story_has_every_line_of_its_own(reader: Reader) -> None:
         "container.started", "container.exited", "container.released",
     ]  # fmt: skip
     assert told.title.endswith(f"of pod {JOB}")
-    assert "memory limit was reached (OOM)" in told.verdicts[0].findings[0].text
+    assert "out-of-memory killer (OOM) ended it" in told.verdicts[0].findings[0].text
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ def exited(code: int, *, source: str = "monitor", oom_killed: bool = False) -> c
         ((DECLARED, STARTED, exited(255)), "its program ended by itself with exit code 255"),
         ((DECLARED, STARTED, exited(139)), "SIGSEGV ended it, exit code 139; nobody asked ocid to stop it"),
         ((DECLARED, STARTED, exited(137)), "Who sent the signal is not in the log"),
-        ((DECLARED, STARTED, exited(137, oom_killed=True)), "its memory limit was reached (OOM), exit code 137"),
-        ((DECLARED, STARTED, STOP, exited(137, oom_killed=True)), "its memory limit was reached (OOM)"),
+        ((DECLARED, STARTED, exited(137, oom_killed=True)), "out-of-memory killer (OOM) ended it, exit code 137"),
+        ((DECLARED, STARTED, STOP, exited(137, oom_killed=True)), "out-of-memory killer (OOM) ended it"),
         ((DECLARED, STARTED, exited(255, source="reboot")), "the node was rebooted; its exit code is not known"),
         ((DECLARED, STARTED, exited(255, source="unknown")), "while nobody watched; its exit code is not known"),
         ((DECLARED, STARTED, STOP, exited(143)), "ocid asked to stop it; SIGTERM ended it after 1.0 s, exit code 143"),

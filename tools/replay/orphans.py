@@ -18,7 +18,7 @@ from .reading import log_directory, selected, selection_of
 
 COLUMNS: Final = ("SEQ", "TIME(UTC)", "EPOCH", "EVENT", "SUBJECT", "WHAT")
 KINDS: Final = (
-    node.OrphanFound, image.LayersLeft, image.LayersCollected, layer.Lost, pod.Lost, node.NetworkFaulty,
+    node.OrphanFound, image.LayersLeft, layer.Lost, pod.Lost, node.NetworkFaulty,
     image.PullAbandoned, execution.Abandoned, session.Abandoned, node.LogQuarantined,
 )  # fmt: skip
 

@@ -37,9 +37,9 @@ def parts(document: dict[str, Any]) -> Iterable[dict[str, Any]]:
     The name stands under "part"; a member that has no fields of its own stands under "value".
     """
     plain: dict[str, Any] = msgspec.to_builtins(document)
-    yield {"part": "summary"} | {name: value for name, value in plain.items() if not isinstance(value, list)}
+    yield {"part": "summary"} | {name: value for name, value in plain.items() if not isinstance(value, list | tuple)}
     for name, value in plain.items():
-        for member in value if isinstance(value, list) else ():
+        for member in value if isinstance(value, list | tuple) else ():
             yield {"part": name} | (member if isinstance(member, dict) else {"value": member})
 
 

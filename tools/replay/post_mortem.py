@@ -225,8 +225,10 @@ def _of_node(case: Case) -> Iterator[Evidence]:
     lives = (node.Started, node.Stopped, node.Recovered)
     around = [each for each in case.nodes if first < each.seq <= end and isinstance(each.event, lives)]
     after = (each for each in case.nodes if each.seq > end and isinstance(each.event, lives))
+    found_by = down_at_end(case)
     for each in around[-_NODE_SHOWN:]:
-        yield _one(each, f"the daemon, while it ran: {words(each.event)}")
+        when = "which found it ended" if each is found_by else "while it ran"
+        yield _one(each, f"the daemon, {when}: {words(each.event)}")
     if case.exited is not None and (next_one := next(after, None)) is not None:
         yield _one(next_one, f"the daemon, next after it: {words(next_one.event)}")
     for each in case.nodes:
@@ -287,10 +289,16 @@ def _rule(found: Ending, case: Case, exited: container.Exited | None, watched: b
             return "medium", "nobody asked for it in this log, but the daemon was down for part of its life"
         case "signal":
             return "high", "one life of the daemon watched it from start to end: it sent no signal and counted no kill"
+        case "unstarted":
+            return "high", "nothing of it had run when it was stopped"
+        case "killed-on-request":
+            return "high", "SIGKILL was asked for without grace, and SIGKILL ended it"
         case _ if exited is not None and exited.source == "kernel":
             return "high", "the kernel told its exit code; its monitor was lost"
+        case "finished" | "failed":
+            return "high", "its monitor wrote its exit code down, and it is none that a signal makes"
         case _:
-            return "high", "its monitor wrote its exit code down, and what was asked for before explains it"
+            return "high", "its monitor wrote its exit code down, and the stop that was asked for explains it"
 
 
 def _killed_after_grace(case: Case, exited: container.Exited | None) -> tuple[str, str]:

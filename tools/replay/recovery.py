@@ -77,7 +77,7 @@ def starts(stream: Sequence[Envelope], after: Any) -> Iterator[Start]:
         after: returns records from a seq on, a bounded number of them.
     """
     begun = [place for place, each in enumerate(stream) if isinstance(each.event, node.Started)]
-    for place, until in zip(begun, [*begun[1:], len(stream)], strict=True):
+    for place, until in zip(begun, [*begun[1:], len(stream)], strict=False):
         yield _start(stream[place], stream[place + 1 : until], after, stream[:place])
 
 

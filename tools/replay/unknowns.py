@@ -50,10 +50,9 @@ def unknowns(
         seqs = cited(each.seq for each in open_)
         yield f"whether what ran inside it then ({seqs}) had to do with its end: the log does not hold what is typed"
     if found_by is not None:
-        yield (
-            f"what went on while the daemon was down: the end was found by the start in record {found_by.seq}; "
-            "the exit code is what its monitor wrote down meanwhile"
-        )
+        monitor = exited is not None and exited.source == "monitor"
+        known = "; the exit code is what its monitor wrote down meanwhile" if monitor else ""
+        yield f"what went on while the daemon was down: its start in record {found_by.seq} found it ended{known}"
     elif not watched:
         yield "what went on while the daemon was down, earlier in its life"
     if exited is not None and exited.source == "kernel":

@@ -126,10 +126,10 @@ def _exit(
     if exited.source == "unknown":
         return Ending("unwatched", Finding("it ended while nobody watched; its exit code is not known", seqs))
     if exited.oom_killed and code == _KILLED:
-        text = f"the kernel killed it because its memory limit was reached (OOM), exit code {code}"
+        text = f"the kernel's out-of-memory killer (OOM) ended it, exit code {code}"
         return Ending("oom", Finding(text, (at.seq,)))
     if exited.oom_killed:
-        text = f"the kernel killed a process of it for want of memory (OOM), and it ended with exit code {code}"
+        text = f"the kernel's out-of-memory killer (OOM) took a process of it, and it ended with exit code {code}"
         return Ending("oom-inside", Finding(f"{text}{_by(stop, asker)}", seqs))
     if started is None:
         text = f"it was ended before its program ran, exit code {code}{_by(stop, asker)}"
