@@ -154,9 +154,10 @@ def test_what_was_open_inside_is_told_and_what_was_over_is_not() -> None:
 
 
 def test_the_pods_own_troubles_are_evidence() -> None:
+    crashed = node.ActorCrashed(stream=StreamId(OWN), error="E", crashes=1)
     rows: list[Row] = [
-        ("pod/p1", pod_declared()), (OWN, DECLARED), (OWN, STARTED),
-        ("pod/p1", pod.Lost(reason="its pause process ended")), (OWN, exited(137)), ("node/self", node.ActorCrashed(stream=StreamId(OWN), error="E", crashes=1)),
+        ("pod/p1", pod_declared()), (OWN, DECLARED), (OWN, STARTED), ("pod/p1", pod.Lost(reason="its pause process")),
+        (OWN, exited(137)), ("node/self", crashed),
     ]  # fmt: skip
     found = why(*rows)
     assert found.pod == "prod/web"
