@@ -186,11 +186,11 @@ def _presumed(at: Envelope, log: Lookup) -> Envelope | None:
         case container.RemoveRequested() if failed := _last(log, at.stream, at.seq, (container.PrepareFailed,)):
             return failed
         case container.StopRequested() | container.RemoveRequested():
-            declared = next((one.event for one in log.stream(at.stream)), None)
-            if not isinstance(declared, container.Declared):
+            first = log.first(at.stream)
+            if first is None or not isinstance(first.event, container.Declared):
                 return None
             intents = (pod.StopRequested, pod.RemoveRequested, pod.Failed, pod.Lost)
-            return _last(log, f"pod/{declared.pod_id}", at.seq, intents)
+            return _last(log, f"pod/{first.event.pod_id}", at.seq, intents)
         case layer.Wanted(pull_id=pull_id):
             return _last(log, f"pull/{pull_id}", at.seq, (image.PullRequested,))
         case _:

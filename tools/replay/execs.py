@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,7 @@ from . import output
 from .attribution import Peer
 from .exits import OK
 from .lookup import Lookup, Stored
+from .naming import chosen
 from .reading import log_directory, selected, selection_of
 
 COLUMNS: Final = (
@@ -30,6 +32,12 @@ COLUMNS: Final = (
     "END", "WHAT",
 )  # fmt: skip
 REPEATED: Final = "exec.repeated"  # counts runs of a command that stands once in the log
+
+DOCUMENTS_KEPT: Final = 1024
+_ENDS: Final = (
+    execution.Finished, execution.Failed, execution.Abandoned,
+    session.Closed, session.Failed, session.Expired, session.Abandoned,
+)  # fmt: skip
 
 Document = Callable[[Digest], bytes]
 
@@ -69,13 +77,29 @@ class Line(msgspec.Struct, kw_only=True):
 
 def run(args: argparse.Namespace) -> int:
     """Print the commands and sessions that the filters select."""
-    args.type = [execution.Requested.TYPE, session.Requested.TYPE]
+    begin, args.type = chosen(args.type, (execution.Requested, session.Requested)), ["exec.*", "session.*"]
     with look(log_directory(args)) as reader:
         log, peer = Stored(reader), peers(reader)
-        asked = selected(reader, selection_of(args))
-        found = [line(log.stream(each.stream), log, peer, reader.document) for each in asked]
+        document = functools.lru_cache(maxsize=DOCUMENTS_KEPT)(reader.document)
+        streams = gather(selected(reader, selection_of(args)), begin, log)
+        found = [line(events, log, peer, document) for events in streams]
     output.listed(args.output, "execs", found, COLUMNS, map(row, found))
     return OK
+
+
+def gather(found: Iterable[Envelope], begin: Sequence[str], log: Lookup) -> Iterator[Sequence[Envelope]]:
+    """Yield the streams of the requests in *found*, of the types *begin*, each whole, in order. Pure but for *log*.
+
+    *log* is asked only for what does not come to its end in *found*.
+    """
+    streams: dict[str, list[Envelope]] = {}
+    for each in found:
+        if each.type in begin:
+            streams[each.stream] = [each]
+        elif each.stream in streams:
+            streams[each.stream].append(each)
+    for stream, events in streams.items():
+        yield events if isinstance(events[-1].event, _ENDS) else log.stream(stream)
 
 
 def line(events: Sequence[Envelope], log: Lookup, peer: Peer, document: Document | None = None) -> Line:
@@ -153,11 +177,11 @@ def _go_on(found: Line, each: Envelope) -> None:
 
 def _name(found: Line, log: Lookup) -> None:
     """Say what its container and pod are called, as far as the log has that."""
-    declared = next((one.event for one in log.stream(f"container/{found.container_id}")), None)
-    if isinstance(declared, container.Declared):
+    of_container = log.first(f"container/{found.container_id}") if found.container_id else None
+    if of_container is not None and isinstance(declared := of_container.event, container.Declared):
         found.container, found.pod_id = declared.name, declared.pod_id
-    owner = next((one.event for one in log.stream(f"pod/{found.pod_id}")), None)
-    if isinstance(owner, pod.Declared):
+    of_pod = log.first(f"pod/{found.pod_id}") if found.pod_id else None
+    if of_pod is not None and isinstance(owner := of_pod.event, pod.Declared):
         found.pod = f"{owner.namespace}/{owner.name}"
 
 

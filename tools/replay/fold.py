@@ -49,13 +49,17 @@ def run(args: argparse.Namespace) -> int:
         if args.twice:
             bytes_, began = folding.fold(reader, to_seq, with_snapshot=True)
             if began:
-                found.append(Folding("from the daemon's snapshot", began + 1, to_seq, folding.digest(bytes_)))
+                found.append(
+                    Folding(
+                        f"from the daemon's snapshot after record {began}", began + 1, to_seq, folding.digest(bytes_)
+                    )
+                )
     if args.twice:
         found.append(Folding("in another process, with another hash seed", 1, to_seq, _in_child(directory, to_seq)))
     same = len({each.digest for each in found}) == 1
     if args.output == "table":
         for each in found:
-            tables.line(f"{each.digest}  [{each.from_seq}] to [{each.to_seq}], {each.how}")
+            tables.line(f"{each.digest}  up to [{each.to_seq}], {each.how}")
         if args.twice:
             tables.line("the same each time" if same else "NOT THE SAME: what the log means depends on who reads it")
     else:

@@ -11,13 +11,14 @@ import msgspec
 
 from ocid.domain import manifest as manifests
 from ocid.errors import NotFound, OcidError
-from ocid.events import base, codec, container, image, layer
+from ocid.events import base, container, image, layer
 from ocid.events.codec import Damaged
 from ocid.events.envelope import Envelope
 from ocid.ids import Digest
 from ocid.journal.looking import look, peers
 from ocid.journal.reader import Reader
 from ocid.projections.fields import fields
+from ocid.projections.selection import Selection
 from ocid.projections.text import exact_time_text, size
 
 from . import output
@@ -26,7 +27,7 @@ from .exits import OK
 from .lookup import Lookup, Stored
 from .naming import find_container
 from .output import cited
-from .reading import headers, log_directory
+from .reading import log_directory, selected
 
 # Names of events that would say something of signatures; none is known to this build, later ones may write them.
 SIGNATURE_GLOBS: Final = ("*signature*", "*.verified", "*.policy*", "*.unverified")
@@ -85,14 +86,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _of_images(reader: Reader, declared: Envelope) -> tuple[list[Envelope], list[Envelope]]:
     """Return the resolved pulls before *declared*, and everything that says something of signatures."""
-    pulls, verdicts = [], []
-    for header, record in headers(reader):
-        if header.seq >= declared.seq:
-            break
-        if header.type == image.PullResolved.TYPE:
-            pulls.append(codec.decode(record))
-        elif tells_of_signatures(header.type):
-            verdicts.append(codec.decode(record))
+    pulls: list[Envelope] = []
+    verdicts: list[Envelope] = []
+    wanted = Selection(types=(image.PullResolved.TYPE, *SIGNATURE_GLOBS), to_seq=declared.seq)
+    for each in selected(reader, wanted):
+        (pulls if each.type == image.PullResolved.TYPE else verdicts).append(each)
     return pulls, verdicts
 
 
@@ -229,7 +227,8 @@ def _layer(
     ready = next((one for one in reversed(earlier) if isinstance(one.event, layer.Ready)), None)
     event = wanted.event if wanted is not None else None
     want = event if isinstance(event, layer.Wanted) else None
-    asked = next((one.event for one in log.stream(f"pull/{want.pull_id}")), None) if want is not None else None
+    first = log.first(f"pull/{want.pull_id}") if want is not None else None
+    asked = first.event if first is not None else None
     made = ready.event if ready is not None else None
     return LayerLine(
         chain_id=chain_id,

@@ -23,6 +23,9 @@ class Lookup(Protocol):
     def stream(self, stream: str) -> Sequence[Envelope]:
         """Return all events of *stream*, in order."""
 
+    def first(self, stream: str) -> Envelope | None:
+        """Return the first event of *stream*, which says what it is; None where it is not there."""
+
 
 class Stored:
     """A log on disk. What was read last is kept, so a log that grows meanwhile looks as it did at first."""
@@ -31,6 +34,7 @@ class Stored:
         self._reader = reader
         self.record = functools.lru_cache(maxsize=RECORDS_KEPT)(self._record)
         self.stream = functools.lru_cache(maxsize=STREAMS_KEPT)(self._stream)
+        self.first = functools.lru_cache(maxsize=RECORDS_KEPT)(self._first)
 
     def _record(self, seq: int) -> Envelope | None:
         found = self._reader.read(seq, 1) if seq > 0 else []
@@ -38,6 +42,9 @@ class Stored:
 
     def _stream(self, stream: str) -> Sequence[Envelope]:
         return self._reader.read_stream(StreamId(stream))
+
+    def _first(self, stream: str) -> Envelope | None:
+        return self._record(self._reader.index([(StreamId(stream), 1)])[0] or 0)
 
 
 class Listed:
@@ -53,3 +60,7 @@ class Listed:
     def stream(self, stream: str) -> Sequence[Envelope]:
         """Return all events of *stream*, in order."""
         return [each for each in self._by_seq.values() if each.stream == stream]
+
+    def first(self, stream: str) -> Envelope | None:
+        """Return the first event of *stream*; None where it is not there."""
+        return next((each for each in self._by_seq.values() if each.stream == stream), None)

@@ -1,15 +1,19 @@
-"""Which container somebody means, also by its pod's name and its own."""
+"""Which container somebody means, also by its pod's name and its own; and which kinds of records."""
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from typing import Final
 
 from ocid.errors import InvalidRequest, NotFound
-from ocid.events import codec, container
+from ocid.events import container
+from ocid.events.base import Event
 from ocid.journal.reader import Reader
+from ocid.projections.selection import Selection
 
 from .family import Subject, find
-from .reading import headers
+from .reading import selected
 
 _SHOWN: Final = 8
 
@@ -48,9 +52,21 @@ def find_container(reader: Reader, wanted: str) -> Subject:
 def _containers(reader: Reader, owner: Subject | None) -> list[Subject]:
     """Return the containers that the log has, or those of the pod *owner*, in order of declaration."""
     found = []
-    for header, record in headers(reader):
-        if header.type == container.Declared.TYPE:
-            declared = codec.decode(record).event
-            if isinstance(declared, container.Declared) and (owner is None or declared.pod_id == owner.id):
-                found.append(Subject("container", declared.container_id, declared.name))
+    for each in selected(reader, Selection(types=(container.Declared.TYPE,))):
+        declared = each.event
+        if isinstance(declared, container.Declared) and (owner is None or declared.pod_id == owner.id):
+            found.append(Subject("container", declared.container_id, declared.name))
+    return found
+
+
+def chosen(globs: Sequence[str], kinds: Sequence[type[Event]]) -> list[str]:
+    """Return the types of those of *kinds* that any of *globs* fits; of all where there are none. Pure.
+
+    Raises:
+        InvalidRequest: they fit none.
+    """
+    types = [kind.TYPE for kind in kinds]
+    found = [name for name in types if not globs or any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+    if not found:
+        raise InvalidRequest(f"--type {', '.join(globs)}: this lists {', '.join(types)}")
     return found

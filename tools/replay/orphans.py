@@ -14,6 +14,7 @@ from ocid.projections.words import words
 
 from . import output
 from .exits import OK
+from .naming import chosen
 from .reading import log_directory, selected, selection_of
 
 COLUMNS: Final = ("SEQ", "TIME(UTC)", "EPOCH", "EVENT", "SUBJECT", "WHAT")
@@ -25,7 +26,7 @@ KINDS: Final = (
 
 def run(args: argparse.Namespace) -> int:
     """Print the records of these kinds that the filters select."""
-    args.type = [kind.TYPE for kind in KINDS]
+    args.type = chosen(args.type, KINDS)
     with look(log_directory(args)) as reader:
         found = list(selected(reader, selection_of(args)))
     output.listed(args.output, "orphans", list(map(facts, found)), COLUMNS, map(row, found))

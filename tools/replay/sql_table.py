@@ -48,8 +48,8 @@ class Families:
             return name, None
         if aggregate not in ("container", "exec", "session", "checkpoint"):
             return None, None
-        first = next((each.event for each in self._log.stream(stream)), None)
-        match first:
+        first = self._log.first(stream)
+        match None if first is None else first.event:
             case container.Declared(pod_id=pod_id):
                 return pod_id, name
             case execution.Requested(container_id=container_id) | checkpoint.Requested(container_id=container_id):
