@@ -21,7 +21,7 @@ from ocid.ids import StreamId
 from tests.cri.conftest import on_virtual_time
 from tests.cri.daemon import IMAGE, running
 from tests.events.samples import envelope, events
-from tests.fakes.declared import container_declared, pod_declared
+from tests.fakes.declared import container_declared, exec_requested, pod_declared
 
 PEER = PeerSeen(pid=7, start_ticks=1, uid=3, gid=0, exe="/usr/bin/crictl", comm="crictl", cgroup="/", login_uid=1004)
 STOP = container.StopRequested(grace_ms=1, kill_at_boot_ns=1, signal="SIGTERM")
@@ -95,6 +95,7 @@ POD_STOP = ("pod/p1", pod.StopRequested(), {"who": 8, "command_id": "StopPodSand
         ),
         ([("x/y", LATER, {"who": 4})], "client", 4, ()),
         ([("x/y", LATER, {"who": 4}), ("x/y", LATER, {"cause": 1})], "client", 4, (1,)),
+        ([("exec/e1", exec_requested(), {"who": 9}), ("exec/e1", LATER, {})], "client", 9, (1,)),
         ([("x/y", LATER, {"cause": 1})], "daemon", 0, ()),  # it cites itself
         ([("x/y", LATER, {"cause": 99})], "daemon", 0, ()),  # it cites what is not there yet
         ([("exec/e1", execution.Failed(error="E", message="m"), {"cause": 0})], "daemon", 0, ()),  # the log was trimmed

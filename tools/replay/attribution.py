@@ -91,6 +91,9 @@ _ELSEWHERE: Final[dict[type[Event], str]] = {
     pod.GaveUp: "container/",
 }
 
+# Streams that begin with the call that all in them is about.
+_OF_ONE_CALL: Final = ("exec/", "session/", "pull/", "checkpoint/")
+
 # What is only seen: these follow from nothing that anybody asked for, whatever they cite.
 _SEEN: Final = (
     container.GaveUp, pod.Lost, layer.Lost, image.LayersLeft,
@@ -174,7 +177,7 @@ def _behind(at: Envelope, log: Lookup) -> Envelope | None:
         return _last(log, at.stream, at.seq, intents)
     cause = log.record(at.context.cause) if 0 < at.context.cause < at.seq else None
     if (wanted := _ELSEWHERE.get(kind)) is None:
-        return cause
+        return cause or (log.first(at.stream) if at.stream.startswith(_OF_ONE_CALL) else None)
     if cause is not None and cause.stream.startswith(wanted):
         return cause
     return _presumed(at, log)

@@ -135,7 +135,7 @@ def _exit(
         text = f"it was ended before its program ran, exit code {code}{_by(stop, asker)}"
         return Ending("unstarted", Finding(text, seqs))
     if stop is not None and isinstance(stop.event, container.StopRequested):
-        cause, text = _after_stop(code, at, exited, stop, stop.event, asker)
+        cause, text = _after_stop(code, at, stop, stop.event, asker)
         return Ending(cause, Finding(text, seqs))
     if SIGNAL_BASE < code < 255:
         text = (
@@ -149,9 +149,11 @@ def _exit(
 
 
 def _after_stop(
-    code: int, at: Envelope, exited: container.Exited, stop: Envelope, asked: container.StopRequested, asker: Asker
+    code: int, at: Envelope, stop: Envelope, asked: container.StopRequested, asker: Asker
 ) -> tuple[str, str]:
-    took = duration(max(exited.at_ns - stop.wall_ns, 0) // 1_000_000)
+    after = "after a time that is not known"
+    if at.epoch == stop.epoch and at.boot_id == stop.boot_id:  # one clock measured both, and somebody watched
+        after = f"after {duration(max(at.boot_ns - stop.boot_ns, 0) // 1_000_000)}"
     by = asker(stop)
     if code == _KILLED and asked.signal != "SIGKILL":
         if asked.grace_ms == 0:
@@ -165,8 +167,8 @@ def _after_stop(
         )
     if SIGNAL_BASE < code < 255:
         name = signal_name(code - SIGNAL_BASE)
-        return "signal-after-stop", f"{by} asked to stop it; {name} ended it after {took}, exit code {code}"
-    return "ended-after-stop", f"{by} asked to stop it; it ended by itself after {took} with exit code {code}"
+        return "signal-after-stop", f"{by} asked to stop it; {name} ended it {after}, exit code {code}"
+    return "ended-after-stop", f"{by} asked to stop it; it ended by itself {after} with exit code {code}"
 
 
 def _by(stop: Envelope | None, asker: Asker) -> str:
