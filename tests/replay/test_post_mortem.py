@@ -133,6 +133,9 @@ def test_records_of_unknown_kinds_in_its_stream_lower_the_confidence() -> None:
     found = why((OWN, DECLARED), (OWN, STARTED), (OWN, later), (OWN, exited(0)))
     assert (found.cause, found.confidence) == ("finished", "low")
     assert any("does not know" in one.text for one in found.evidence)
+    assert "what [3] say: a newer ocid wrote them, and can read them" in found.not_known
+    alive = why((OWN, DECLARED), (OWN, STARTED), (OWN, later))
+    assert (alive.died, alive.confidence) == (False, "low"), "the record may be of its end"
 
 
 def test_what_was_open_inside_is_told_and_what_was_over_is_not() -> None:

@@ -99,7 +99,7 @@ def _fold(command: Command) -> None:
 
 
 def _sql(command: Command, filters: Filters) -> None:
-    sql = command("sql", "Ask the table 'events' in SQL. Needs DuckDB: pip install 'ocid[forensics]'.")
+    sql = command("sql", "Ask the table 'events' in SQL. Needs DuckDB: pip install 'duckdb>=1.2,<3'.")
     sql.add_argument(
         "query", type=_query, nargs="?", default="SELECT * FROM events ORDER BY seq", metavar="QUERY",
         help="one SELECT; all of the table by default",

@@ -119,6 +119,7 @@ def row(user: User) -> tuple[str, ...]:
     changed = ", ".join(f"{count} {kind}" for kind, count in common[:_TYPES_SHOWN])
     more = f", and {len(common) - _TYPES_SHOWN} kinds more" if len(common) > _TYPES_SHOWN else ""
     refused = f"; {user.refused} refused" if user.refused else ""
+    refused += f"; {user.unusual_calls} recorded as unusual" if user.unusual_calls else ""
     return (
         {True: "usual", False: "UNUSUAL", None: "?"}[user.usual],
         user.exe or user.comm or "not known",

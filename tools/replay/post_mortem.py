@@ -16,6 +16,7 @@ from ocid.projections.words import words
 
 from .attribution import Peer, attribute, brief, facts as attribution_facts, in_full
 from .lookup import Lookup
+from .output import cited
 from .unknowns import unknowns
 from .verdict import SIGNAL_BASE, Ending, ending, last
 
@@ -115,7 +116,10 @@ def examine(container_id: str, events: Sequence[Envelope], log: Lookup, peer: Pe
         asked_by=None if case.stop is None else attribution_facts(attribute(case.stop, log), peer),
         daemon_watched=watched,
         evidence=tuple(sorted(_evidence(case, log, peer), key=lambda one: one.seq)[-EVIDENCE_MAX:]),
-        not_known=tuple(unknowns(found.cause, exited, case.stop, open_in(case), watched, down_at_end(case))),
+        not_known=(
+            *unknowns(found.cause, exited, case.stop, open_in(case), watched, down_at_end(case)),
+            *_unread(case),
+        ),
     )
 
 
@@ -257,6 +261,12 @@ def _confidence(found: Ending, case: Case, exited: container.Exited | None, watc
     if strange and level != "low":
         return "low", f"{strange} records of the container are of kinds that this build does not know"
     return level, rule
+
+
+def _unread(case: Case) -> Iterator[str]:
+    """Say that there are records which nobody here can read; one of them may be the container's end."""
+    if strange := [each.seq for each in case.own if isinstance(each.event, Opaque)]:
+        yield f"what {cited(strange[-_NODE_SHOWN:])} say: a newer ocid wrote them, and can read them"
 
 
 def _rule(found: Ending, case: Case, exited: container.Exited | None, watched: bool) -> tuple[str, str]:
