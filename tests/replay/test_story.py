@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from ocid_replay.explain import text
 from ocid_replay.family import Subject, events_of, find
+from ocid_replay.lookup import Stored
 from ocid_replay.story import Story, tell
 from ocid_replay.verdict import of_container, of_pod
 
@@ -22,6 +23,7 @@ from ocid.journal.looking import look, peers
 from ocid.journal.reader import Reader
 from ocid.projections.text import short
 from tests.fakes.declared import container_declared, exec_requested, pod_declared, session_requested
+from tests.fakes.incidents import write_incident
 from tests.fakes.lives import APP, BOOT, HOG, JOB, WEB, Life, S, write_log
 
 
@@ -265,3 +267,11 @@ def test_a_digest_is_shortened_and_kept_readable() -> None:
     events = in_envelopes("container/c1", container_declared(image_ref=f"reg/app@{digest}"))
     lines = list(text(tell(Subject("container", "c1", "app"), events, lambda _: None)))
     assert "from reg/app@sha256:abababababab" in lines[2]
+
+
+def test_a_stop_that_follows_from_the_pods_is_told_of_who_asked_for_that(tmp_path: Path) -> None:
+    write_incident(tmp_path / "log")
+    with look(tmp_path / "log") as reader:
+        subject = find(reader, "swept")
+        told = tell(subject, events_of(reader, subject), peers(reader), log=Stored(reader))
+    assert told.verdicts[0].findings[0].text == "crictl[900] asked to kill it; SIGKILL ended it"

@@ -11,6 +11,7 @@ from ocid.projections.text import time_text
 
 from .exits import OK
 from .family import events_of, find
+from .lookup import Stored
 from .reading import log_directory
 from .story import Story, tell
 
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the story of ``args.id``."""
     with look(log_directory(args)) as reader:
         subject = find(reader, args.id)
-        story = tell(subject, events_of(reader, subject), peers(reader), reader.document)
+        story = tell(subject, events_of(reader, subject), peers(reader), reader.document, Stored(reader))
     if args.output == "json":
         tables.json(story)
     else:

@@ -14,7 +14,9 @@ from ocid.projections.text import short
 from ocid.projections.words import who, who_in_full, words
 
 from .adjusted import Document, spelled
+from .attribution import attribute, brief
 from .family import Subject
+from .lookup import Listed, Lookup
 from .verdict import Finding, of_container, of_pod
 
 Peer = Callable[[int], PeerSeen | None]
@@ -61,10 +63,17 @@ class Story(msgspec.Struct, frozen=True):
     askers: dict[str, str]  # who, in a word → who, in full
 
 
-def tell(subject: Subject, events: Sequence[Envelope], peer: Peer, document: Document | None = None) -> Story:
+def tell(
+    subject: Subject,
+    events: Sequence[Envelope],
+    peer: Peer,
+    document: Document | None = None,
+    log: Lookup | None = None,
+) -> Story:
     """Tell the story of *subject* from its *events* and those of all that belongs to it, in order.
 
-    *document* reads what the events cite; where it is not given, only what the events say themselves is told.
+    *document* reads what the events cite; where it is not given, only what the events say themselves is told. *log* has
+    what lies beside *events*, such as the pod's stop that a container's stop follows from.
     """
     names: dict[str, str] = {
         each.stream: f"container {each.event.name}" for each in events if isinstance(each.event, container.Declared)
@@ -83,7 +92,7 @@ def tell(subject: Subject, events: Sequence[Envelope], peer: Peer, document: Doc
         subject=subject,
         title=_title(subject, events),
         lines=tuple(lines),
-        verdicts=tuple(_verdicts(subject, events, names, peer)),
+        verdicts=tuple(_verdicts(subject, events, names, peer, Listed(events) if log is None else log)),
         askers=askers,
     )
 
@@ -123,9 +132,11 @@ def _text(each: Envelope, document: Document | None) -> str:
     return text
 
 
-def _verdicts(subject: Subject, events: Sequence[Envelope], names: dict[str, str], peer: Peer) -> list[Verdict]:
+def _verdicts(
+    subject: Subject, events: Sequence[Envelope], names: dict[str, str], peer: Peer, log: Lookup
+) -> list[Verdict]:
     def asker(each: Envelope) -> str:
-        return who(peer(each.context.who), each.context.who)
+        return brief(attribute(each, log), peer)
 
     verdicts = []
     if subject.kind == "pod":
