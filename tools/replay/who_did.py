@@ -24,7 +24,7 @@ from .reading import log_directory, selected, selection_of
 
 COLUMNS: Final = (
     ("SEQ", 7), ("TIME(UTC)", 24), ("EVENT", 26), ("SUBJECT", 22), ("WHO", 18), ("UID", 5), ("LOGIN", 6),
-    ("CALL", 18), ("BECAUSE OF", 12), ("DETAIL", 0),
+    ("EXECUTABLE", 16), ("CALL", 18), ("BECAUSE OF", 12), ("DETAIL", 0),
 )  # fmt: skip
 _NO_LOGIN: Final = 4294967295
 
@@ -61,6 +61,7 @@ def row(envelope: Envelope, found: Attribution, peer: Peer) -> tuple[str, ...]:
         "the daemon" if found.kind == "daemon" else brief(found, peer),
         "-" if seen is None else str(seen.uid),
         login,
+        "-" if seen is None else seen.exe or "not known",
         found.rpc or "-",
         cited(found.because) or "-",
         words(envelope.event),
