@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -22,6 +23,9 @@ from ocid.ids import StreamId
 from ocid.ports import Journal
 
 INBOX_MAX = 64  # commands waiting for one actor; more is a client gone wild, and is refused
+
+# What the running task works for: commands that it gives to actors, and names no context for, follow from that.
+working_for: ContextVar[Context] = ContextVar("working_for", default=DAEMON)
 
 State = TypeVar("State")
 
@@ -50,9 +54,9 @@ class Ask:
 
     __slots__ = ("answered", "command", "context", "documents", "error")
 
-    def __init__(self, command: Any, context: Context, documents: Sequence[bytes]) -> None:
+    def __init__(self, command: Any, context: Context | None, documents: Sequence[bytes]) -> None:
         self.command = command
-        self.context = context
+        self.context = context  # None: the actor's own note, which follows from what it did last
         self.documents = documents
         self.answered = trio.Event()
         self.error: Exception | None = None
@@ -75,7 +79,7 @@ class Actor(Generic[State]):
         self.version = 0
         self.over = trio.Event()  # set when the actor will never run again
         self.unfit: str | None = None  # why its supervisor gave it up
-        self._follows = DAEMON  # context of what comes of the last command by itself: asked for by nobody else
+        self.follows = DAEMON  # context of what comes of the last command by itself: asked for by nobody else
         self._perform = perform
         self._journal = journal
         self._send, self._inbox = trio.open_memory_channel[Ask](INBOX_MAX)
@@ -84,10 +88,11 @@ class Actor(Generic[State]):
 
     # --- for callers -------------------------------------------------------------------------------------------------
 
-    async def ask(self, command: object, context: Context = DAEMON, documents: Sequence[bytes] = ()) -> State:
+    async def ask(self, command: object, context: Context | None = None, documents: Sequence[bytes] = ()) -> State:
         """Have *command* decided and its facts made durable; return the state after it.
 
-        The command is taken whether or not the caller goes on waiting.
+        The command is taken whether or not the caller goes on waiting. Its facts follow from *context*, or else from
+        what the calling task works for: an effect of another actor, or a recovery.
 
         Raises:
             OcidError: ``decide`` refused it.
@@ -100,9 +105,9 @@ class Actor(Generic[State]):
             raise ask.error
         return self.state
 
-    def tell(self, command: object, context: Context = DAEMON, documents: Sequence[bytes] = ()) -> Ask:
+    def tell(self, command: object, context: Context | None = None, documents: Sequence[bytes] = ()) -> Ask:
         """Put *command* into the inbox without waiting for its answer."""
-        ask = Ask(command, context, documents)
+        ask = Ask(command, working_for.get() if context is None else context, documents)
         if self.over.is_set():
             self._dismiss(ask)
             return ask
@@ -148,7 +153,7 @@ class Actor(Generic[State]):
     async def absorb(self, commands: Iterable[object]) -> None:
         """Decide *commands* before the loop runs for the first time, so that no effect starts on what was before."""
         for command in commands:
-            ask = Ask(command, DAEMON, ())
+            ask = Ask(command, working_for.get(), ())
             await self._take(ask)
             if ask.error is not None:
                 raise ask.error
@@ -189,7 +194,7 @@ class Actor(Generic[State]):
 
     async def give_up(self, reason: str) -> None:
         """Record that this actor is not restarted any more, and end it."""
-        await self._take(Ask(self.decider.gave_up(reason), DAEMON, ()))
+        await self._take(Ask(self.decider.gave_up(reason), None, ()))
         self.end(unfit=reason)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -222,7 +227,7 @@ class Actor(Generic[State]):
         self._current = ask
         try:
             facts: tuple[Event, ...] = self.decider.decide(self.state, ask.command)
-            context = ask.context if ask.context is not DAEMON else self._follows
+            context = self.follows if ask.context is None else ask.context
             # Not shielded: a log that failed never answers. Cut short here, the actor is rebuilt from its stream.
             append = self._journal.append
             written = await append(self.stream, self.version, facts, context, ask.documents) if facts else ()
@@ -231,7 +236,7 @@ class Actor(Generic[State]):
             self._current = None
             return
         if facts:
-            self._follows = Context(correlation=context.correlation, cause=written[-1].seq, trace=context.trace)
+            self.follows = Context(correlation=context.correlation, cause=written[-1].seq, trace=context.trace)
             self.state = functools.reduce(self.decider.evolve, facts, self.state)
             self.version += len(facts)
             self._wake()
@@ -239,6 +244,7 @@ class Actor(Generic[State]):
         self._current = None
 
     async def _run_effect(self, effect: Any, scope: trio.CancelScope, before: trio.Event, idle: trio.Event) -> None:
+        working_for.set(self.follows)  # of this task alone
         try:
             await before.wait()
             if scope.cancel_called:
@@ -251,7 +257,7 @@ class Actor(Generic[State]):
             idle.set()
 
     async def _deliver(self, effect: Any, note: Note) -> None:
-        ask = Ask(note.command, DAEMON, note.documents)
+        ask = Ask(note.command, None, note.documents)
         await self._send.send(ask)
         await ask.answered.wait()
         if ask.error is not None:

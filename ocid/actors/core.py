@@ -100,7 +100,7 @@ class Core:
         owner = None if declared is None else self.pods.find(declared.pod_id)
         if declared is not None and owner is not None:
             with contextlib.suppress(Exhausted):  # a pod whose inbox is full has worse troubles
-                owner.tell(pod.NoteGaveUp(reason=f"container {declared.name}: {reason}"))
+                owner.tell(pod.NoteGaveUp(reason=f"container {declared.name}: {reason}"), actor.follows)
 
     def _container_over(self, actor: Actor[Container]) -> None:
         """The last container of an image that had left the catalog lets its layers go."""
@@ -114,7 +114,7 @@ class Core:
                 left -= {row.state.declared.image_id, *self.view.containers.config(name).mounted_images}
         for image_id in sorted(left):
             with contextlib.suppress(Exhausted):  # the next removal of an image collects them, too
-                images.tell(catalog.Release(image_id=image_id))
+                images.tell(catalog.Release(image_id=image_id), actor.follows)
 
     def _exec_over(self, actor: Actor[Exec]) -> None:
         self.exec_effects.probes.forget(ExecId(actor.stream.partition("/")[2]))

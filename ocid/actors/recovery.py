@@ -13,12 +13,14 @@ from typing import Any
 
 import trio
 
+from ocid.actors.actor import working_for
 from ocid.actors.core import Core
 from ocid.actors.directory import Kind
 from ocid.actors.pod import network_order, sandbox_order
 from ocid.domain import catalog, checkpoint, container, exec as execution, layer, pod, pull, session
 from ocid.errors import NotFound, OcidError
 from ocid.events import node
+from ocid.events.envelope import Context
 from ocid.ports import NetworkOrder
 from ocid.projections.fold import Fold, Row
 
@@ -33,6 +35,8 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
     host, view = core.host, core.view
     began_ns = host.clock.boot_ns()
     lost = [0]
+    run = Context(correlation=host.new_id(16))
+    before = working_for.set(run)  # what is observed now carries the run's correlation
 
     def of_container(row: Row[container.Container]) -> Iterable[object]:
         found = container.Found(rebooted=rebooted, now_ns=host.clock.wall_ns())
@@ -79,7 +83,8 @@ async def recover(core: Core, *, rebooted: bool) -> node.Recovered:
         lost=lost[0],
         took_ms=(host.clock.boot_ns() - began_ns) // 1_000_000,
     )
-    await core.recorder.append(recovered)
+    await core.recorder.append(recovered, run)
+    working_for.reset(before)
     return recovered
 
 

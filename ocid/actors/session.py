@@ -195,7 +195,7 @@ class SessionService:
     async def _follow(self, grant: Grant, job: Job, client: Client | ForwardClient) -> Outcome:
         try:
             actor = self._sessions.get(grant.session_id)
-            await actor.ask(domain.Open(remote=client.remote))
+            await actor.ask(domain.Open(remote=client.remote), actor.follows)
             end = await actor.until(lambda one: one.ended)
         except OcidError as error:
             return Outcome(error=error.message)

@@ -17,7 +17,7 @@ import trio
 from ocid.cri import peers
 from ocid.cri.peers import Identity
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.events import codec, container, pod
+from ocid.events import codec, container, image, layer, pod
 from ocid.events.node import PeerSeen
 from tests.cri.daemon import Daemon, pod_config
 
@@ -282,3 +282,21 @@ async def test_what_follows_by_itself_names_nobody_but_what_it_follows_from(daem
     assert exited.context.who == 0
     assert exited.context.correlation == requested.context.correlation
     assert exited.context.cause >= requested.seq
+
+
+async def test_what_one_actor_asks_of_another_follows_from_what_was_asked_of_the_first(daemon: Daemon) -> None:
+    await daemon.pull()
+    pod_id = await daemon.run_pod()
+    await daemon.run(pod_id, "app", "run:1000")
+    async with daemon.connect() as client:
+        await client.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=pod_id))
+
+    for fact, intent in (
+        (container.StopRequested, pod.StopRequested),
+        (image.ImageAdded, image.PullRequested),
+        (layer.Wanted, image.PullRequested),
+    ):
+        of_fact, of_intent = daemon.log(fact)[0].context, daemon.log(intent)[0]
+        assert (of_fact.who, of_fact.correlation) == (0, of_intent.context.correlation)
+        stream = next(one.stream for one in daemon.log() if one.seq == of_fact.cause)
+        assert stream == of_intent.stream

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from ocid_replay.explain import text
 from ocid_replay.family import Subject, events_of, find
+from ocid_replay.lookup import Stored
 from ocid_replay.story import Story, tell
 from ocid_replay.verdict import of_container, of_pod
 
@@ -22,6 +23,7 @@ from ocid.journal.looking import look, peers
 from ocid.journal.reader import Reader
 from ocid.projections.text import short
 from tests.fakes.declared import container_declared, exec_requested, pod_declared, session_requested
+from tests.fakes.incidents import write_incident
 from tests.fakes.lives import APP, BOOT, HOG, JOB, WEB, Life, S, write_log
 
 
@@ -136,7 +138,7 @@ def test_a_containers_story_has_every_line_of_its_own(reader: Reader) -> None:
         "container.started", "container.exited", "container.released",
     ]  # fmt: skip
     assert told.title.endswith(f"of pod {JOB}")
-    assert "memory limit was reached (OOM)" in told.verdicts[0].findings[0].text
+    assert "out-of-memory killer (OOM) ended it" in told.verdicts[0].findings[0].text
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -174,8 +176,8 @@ def exited(code: int, *, source: str = "monitor", oom_killed: bool = False) -> c
         ((DECLARED, STARTED, exited(255)), "its program ended by itself with exit code 255"),
         ((DECLARED, STARTED, exited(139)), "SIGSEGV ended it, exit code 139; nobody asked ocid to stop it"),
         ((DECLARED, STARTED, exited(137)), "Who sent the signal is not in the log"),
-        ((DECLARED, STARTED, exited(137, oom_killed=True)), "its memory limit was reached (OOM), exit code 137"),
-        ((DECLARED, STARTED, STOP, exited(137, oom_killed=True)), "its memory limit was reached (OOM)"),
+        ((DECLARED, STARTED, exited(137, oom_killed=True)), "out-of-memory killer (OOM) ended it, exit code 137"),
+        ((DECLARED, STARTED, STOP, exited(137, oom_killed=True)), "out-of-memory killer (OOM) ended it"),
         ((DECLARED, STARTED, exited(255, source="reboot")), "the node was rebooted; its exit code is not known"),
         ((DECLARED, STARTED, exited(255, source="unknown")), "while nobody watched; its exit code is not known"),
         ((DECLARED, STARTED, STOP, exited(143)), "ocid asked to stop it; SIGTERM ended it after 1.0 s, exit code 143"),
@@ -265,3 +267,11 @@ def test_a_digest_is_shortened_and_kept_readable() -> None:
     events = in_envelopes("container/c1", container_declared(image_ref=f"reg/app@{digest}"))
     lines = list(text(tell(Subject("container", "c1", "app"), events, lambda _: None)))
     assert "from reg/app@sha256:abababababab" in lines[2]
+
+
+def test_a_stop_that_follows_from_the_pods_is_told_of_who_asked_for_that(tmp_path: Path) -> None:
+    write_incident(tmp_path / "log")
+    with look(tmp_path / "log") as reader:
+        subject = find(reader, "swept")
+        told = tell(subject, events_of(reader, subject), peers(reader), log=Stored(reader))
+    assert told.verdicts[0].findings[0].text == "crictl[900] asked to kill it; SIGKILL ended it"

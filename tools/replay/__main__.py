@@ -12,8 +12,27 @@ from ocid.errors import NotFound, OcidError, Unsupported
 from ocid.events.codec import Damaged
 from ocid.projections.text import clean
 
-from . import explain, export, log, prove, state, verify
-from .arguments import build_parser
+from . import (
+    diff,
+    execs,
+    explain,
+    export,
+    fold,
+    lineage,
+    log,
+    orphans,
+    peers,
+    prove,
+    recovery,
+    sql,
+    state,
+    state_at,
+    stats,
+    verify,
+    who_did,
+    why_died,
+)
+from .arguments import USAGE, build_parser
 from .exits import DAMAGED, FAILED, INTERRUPTED, NO_LOG, PIPE_CLOSED, UNSUPPORTED
 from .guard import guarded
 
@@ -24,6 +43,18 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "verify": verify.run,
     "export": export.run,
     "prove": prove.run,
+    "why-died": why_died.run,
+    "who-did": who_did.run,
+    "state-at": state_at.run,
+    "diff": diff.run,
+    "execs": execs.run,
+    "lineage": lineage.run,
+    "recovery": recovery.run,
+    "orphans": orphans.run,
+    "peers": peers.run,
+    "stats": stats.run,
+    "fold": fold.run,
+    "sql": sql.run,
 }
 
 
@@ -46,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         return _fail(error.message, NO_LOG if error.kind == "log" else FAILED)
     except Unsupported as error:
         return _fail(error.message, UNSUPPORTED)
+    except sql.QueryRefused as error:
+        return _fail(error.message, USAGE)
     except OcidError as error:
         return _fail(error.message, FAILED)
     except Damaged as damage:

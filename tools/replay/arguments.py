@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Final, NoReturn
 
+from . import arguments_answers
+
 USAGE: Final = 64  # EX_USAGE of sysexits.h: 2 means "damaged" here, and a typing error must not look like that
 
 
@@ -25,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "LMDB's table of readers.",
         epilog="exit codes: 0 success, 1 failure, 2 the log is damaged, 3 it is not the log that was signed for, or "
         "that a witness saw, 4 there is no log or nothing in it, 5 its format is not supported, 6 nobody ever signed "
-        "for it, 64 usage",
+        "for it, 9 it does not fold to the same state every time, 64 usage",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -50,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     explain = command("explain", "Tell a pod's or container's story, also of a removed one.")
     explain.add_argument("id", metavar="ID", help="id, beginning of it, or name")
     _output(explain, "JSON")
+
+    arguments_answers.add(command, _filters)
 
     verify = command("verify", "Check pages, hashes, chain, streams, documents, and who signed for them.")
     _trust(verify)

@@ -11,5 +11,6 @@ CONTRADICTED: Final = 3  # whole, but not the log that was signed for, or that a
 NO_LOG: Final = 4  # none, or nothing in it
 UNSUPPORTED: Final = 5
 UNSIGNED: Final = 6  # nobody ever signed for it
+UNSTABLE: Final = 9  # the log does not fold to the same state every time
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE

@@ -13,6 +13,7 @@ from ocid.projections.text import time_text
 from .callers import inserted, remarks
 from .exits import OK
 from .family import events_of, find
+from .lookup import Stored
 from .reading import log_directory
 from .story import Story, tell
 
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         subject = find(reader, args.id)
         events = events_of(reader, subject)
         found = remarks(reader.read_stream(NODE), events)
-        story = tell(subject, inserted(events, found), peers(reader), reader.document, found.hashes)
+        story = tell(subject, inserted(events, found), peers(reader), reader.document, found.hashes, Stored(reader))
     if args.output == "json":
         tables.json(story)
     else:

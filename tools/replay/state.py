@@ -11,6 +11,7 @@ from ocid import tables
 from ocid.errors import InvalidRequest
 from ocid.events.envelope import Envelope
 from ocid.journal.looking import envelopes, look
+from ocid.journal.reader import Reader
 from ocid.projections import summary
 from ocid.projections.selection import parse_time
 from ocid.projections.text import exact_time_text, short, size, time_text
@@ -29,19 +30,29 @@ def run(args: argparse.Namespace) -> int:
     """Print the state after ``--seq``, before the first record later than ``--time``, or after the last one."""
     until_ns = parse_time(args.time, time.time_ns()) if args.time else 0
     with look(log_directory(args)) as reader:
-        if args.seq > (last := reader.last_seq()):
-            raise InvalidRequest(f"record {args.seq} is not in the log, which ends at {last}")
-        view = View(reader.document)
-        at_ns = 0
-        for envelope in until(envelopes(reader), args.seq, until_ns):
-            view.apply(envelope)
-            at_ns = envelope.wall_ns
+        view, at_ns = view_at(reader, args.seq, until_ns)
         facts = describe(view, at_ns)
     if args.output == "json":
         tables.json(facts)
     else:
-        _show(view, at_ns)
+        show(view, at_ns)
     return OK if view.seq else NO_LOG
+
+
+def view_at(reader: Reader, seq: int, until_ns: int) -> tuple[View, int]:
+    """Return the view as of record *seq*, or before the clock first passes *until_ns*, and when its last record was.
+
+    Raises:
+        InvalidRequest: the log has no such record.
+    """
+    if seq > (last := reader.last_seq()):
+        raise InvalidRequest(f"record {seq} is not in the log, which ends at {last}")
+    view = View(reader.document)
+    at_ns = 0
+    for envelope in until(envelopes(reader), seq, until_ns):
+        view.apply(envelope)
+        at_ns = envelope.wall_ns
+    return view, at_ns
 
 
 def until(log: Iterable[Envelope], seq: int, wall_ns: int) -> Iterator[Envelope]:
@@ -68,7 +79,8 @@ def describe(view: View, at_ns: int) -> dict[str, Any]:
     }
 
 
-def _show(view: View, at_ns: int) -> None:
+def show(view: View, at_ns: int) -> None:
+    """Print the state as sections of tables."""
     if not view.seq:
         tables.line("nothing had been recorded")
         return

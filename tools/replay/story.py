@@ -15,7 +15,9 @@ from ocid.projections.text import short
 from ocid.projections.words import who, who_in_full, words
 
 from .adjusted import Document, spelled
+from .attribution import attribute, brief
 from .family import Subject
+from .lookup import Listed, Lookup
 from .verdict import Finding, of_container, of_pod
 
 Peer = Callable[[int], PeerSeen | None]
@@ -69,11 +71,13 @@ def tell(
     peer: Peer,
     document: Document | None = None,
     hashes: Mapping[int, str] | None = None,
+    log: Lookup | None = None,
 ) -> Story:
     """Tell the story of *subject* from its *events*, those of all that belongs to it and unusual calls, in order.
 
     *document* reads what the events cite; where it is not given, only what the events say themselves is told. *hashes*
-    are those of what peers run, by the seq of the peer.
+    are those of what peers run, by the seq of the peer. *log* has what lies beside *events*, such as the pod's stop
+    that a container's stop follows from.
     """
     names: dict[str, str] = {
         each.stream: f"container {each.event.name}" for each in events if isinstance(each.event, container.Declared)
@@ -92,7 +96,7 @@ def tell(
         subject=subject,
         title=_title(subject, events),
         lines=tuple(lines),
-        verdicts=tuple(_verdicts(subject, events, names, peer)),
+        verdicts=tuple(_verdicts(subject, events, names, peer, Listed(events) if log is None else log)),
         askers=askers,
     )
 
@@ -138,9 +142,11 @@ def _text(each: Envelope, document: Document | None) -> str:
     return text
 
 
-def _verdicts(subject: Subject, events: Sequence[Envelope], names: dict[str, str], peer: Peer) -> list[Verdict]:
+def _verdicts(
+    subject: Subject, events: Sequence[Envelope], names: dict[str, str], peer: Peer, log: Lookup
+) -> list[Verdict]:
     def asker(each: Envelope) -> str:
-        return who(peer(each.context.who), each.context.who)
+        return brief(attribute(each, log), peer)
 
     verdicts = []
     if subject.kind == "pod":
