@@ -14,6 +14,7 @@ from ocid.projections.text import clean
 
 from . import explain, export, log, prove, state, verify
 from .arguments import build_parser
+from .cursor import Misfit
 from .exits import DAMAGED, FAILED, INTERRUPTED, NO_LOG, PIPE_CLOSED, UNSUPPORTED
 from .guard import guarded
 
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         return _fail(error.message, NO_LOG if error.kind == "log" else FAILED)
     except Unsupported as error:
         return _fail(error.message, UNSUPPORTED)
+    except Misfit as error:
+        return _fail(error.message, error.code)
     except OcidError as error:
         return _fail(error.message, FAILED)
     except Damaged as damage:

@@ -11,5 +11,7 @@ CONTRADICTED: Final = 3  # whole, but not the log that was signed for, or that a
 NO_LOG: Final = 4  # none, or nothing in it
 UNSUPPORTED: Final = 5
 UNSIGNED: Final = 6  # nobody ever signed for it
+NO_CURSOR: Final = 7  # it is of another log, is none, or what it points to left the log
+BUSY: Final = 8  # another exporter has that cursor or file
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
