@@ -25,8 +25,9 @@ from ocid.journal.reader import Reader
 from .exits import BUSY, CONTRADICTED, NO_CURSOR
 
 CURSOR_BYTES_MAX: Final = 4096
+SEQ_MAX: Final = 1 << 62
 
-Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 
 
 class Misfit(EffectFailed):
@@ -43,7 +44,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     format: Literal["ocid-cursor/1"] = "ocid-cursor/1"
     origin: Annotated[str, msgspec.Meta(max_length=512)]  # the log's name; "" where it had none
     genesis: Hex  # what record 1 cites
-    next_seq: Annotated[int, msgspec.Meta(ge=1, lt=1 << 63)]
+    next_seq: Annotated[int, msgspec.Meta(ge=1, le=SEQ_MAX)]
     last_hash: Hex  # of the record before it; *genesis* at the beginning
 
 
@@ -137,10 +138,14 @@ class CursorFile:
             return None
         except OSError as error:
             raise Misfit(f"the cursor {str(self.path)!r} cannot be read: {error.strerror}") from error
-        with open(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise Misfit(f"the cursor {str(self.path)!r} is no file")
-            content = file.read(CURSOR_BYTES_MAX + 1)
+            content = os.read(descriptor, CURSOR_BYTES_MAX + 1)
+        except OSError as error:
+            raise Misfit(f"the cursor {str(self.path)!r} cannot be read: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
         if len(content) > CURSOR_BYTES_MAX:
             raise Misfit(f"{str(self.path)!r} is no cursor: it has more than {CURSOR_BYTES_MAX} bytes")
         try:
