@@ -189,11 +189,15 @@ def _process(
     if naming.container is not None:
         process["container"] = _container(naming.container, naming.pod, profiles)
     made["process"] = process
-    if _number(data, "took_ms"):
-        made["duration"] = _number(data, "took_ms")
+    for name, given in (("duration", "took_ms"), ("count", "count")):
+        if number := _number(data, given):
+            made[name] = number
+    for name, given in (("start_time", "since_ns"), ("end_time", "until_ns")):
+        if number := _number(data, given):
+            made[name] = number // _MS
     if rule.activity == TERMINATE and data.get("source") in ("reboot", "unknown"):
         made["status_id"] = UNKNOWN
-    elif rule.activity == TERMINATE and isinstance(data.get("exit_code"), int):
+    elif isinstance(data.get("exit_code"), int):
         made["exit_code"] = data["exit_code"]
 
 
@@ -237,6 +241,11 @@ def _call(
         resources.append({"type": "container", "uid": naming.container.id, "name": naming.container.name})
     if naming.reference:
         resources.append({"type": "image", "name": naming.reference})
+    kind, _sep, uid = _text(data, "subject").partition("/")
+    if uid:
+        resources.append({"type": kind, "uid": uid, "name": _text(data, "named") or uid})
+    elif _text(data, "named"):
+        resources.append({"name": data["named"]})
     if resources:
         made["resources"] = resources
     # The caller's own trace belongs here: profile "trace", made["trace"] = {"uid": its 32 hex digits}.

@@ -10,7 +10,7 @@ BASE, PROCESS, LOG, LIFECYCLE, API = 0, 1007, 1008, 6002, 6003  # class_uid
 LAUNCH, TERMINATE, OPEN = 1, 2, 3  # activity_id of PROCESS
 INSTALL, REMOVE, START, STOP, ENABLE, DISABLE, UPDATE = 1, 2, 3, 4, 6, 7, 8  # of LIFECYCLE
 CREATE, CHANGE, DELETE = 1, 3, 4  # of API
-BEGIN: Final = 6  # of LOG
+ERASE, BEGIN = 2, 6  # of LOG
 INFORMATIONAL, LOW, MEDIUM, HIGH = 1, 2, 3, 4  # severity_id
 UNKNOWN, SUCCESS, FAILURE = 0, 1, 2  # status_id
 
@@ -62,6 +62,9 @@ RULES: Final[dict[str, Rule]] = {
     "exec.finished": Rule(PROCESS, TERMINATE),
     "exec.failed": Rule(PROCESS, LAUNCH, severity=LOW),
     "exec.abandoned": Rule(PROCESS, TERMINATE, severity=LOW, status=UNKNOWN),
+    "exec.repeated": Rule(PROCESS, "Repeat"),
+    "exec.changed": Rule(PROCESS, TERMINATE),
+    "exec.ended": Rule(PROCESS, "End of repeats"),
     "image.added": Rule(LIFECYCLE, INSTALL),
     "image.named": Rule(LIFECYCLE, UPDATE),
     "image.removed": Rule(LIFECYCLE, REMOVE),
@@ -78,10 +81,16 @@ RULES: Final[dict[str, Rule]] = {
     "log.key_rotated": Rule(LOG, "Rotate key"),
     "log.key_replaced": Rule(LOG, "Replace key", severity=HIGH),
     "log.sealed": Rule(LOG, "Seal"),
+    "log.erased": Rule(LOG, ERASE, severity=MEDIUM),
+    "log.witness_failing": Rule(LOG, "Witness failing", severity=MEDIUM),
+    "log.witness_recovered": Rule(LOG, "Witness recovered"),
     "node.started": Rule(LIFECYCLE, START),
     "node.recovered": _step("Recover"),
     "node.stopped": Rule(LIFECYCLE, STOP),
     "node.peer_seen": Rule(API, "Connect", "connect"),
+    "node.peer_measured": Rule(API, "Measure", "connect"),
+    "node.usual_peer_set": Rule(LIFECYCLE, UPDATE, severity=LOW),
+    "node.unusual_call": Rule(API, "Unusual call", severity=MEDIUM, status="Accepted"),
     "node.request_refused": Rule(API, "Refuse", severity=LOW),
     "node.actor_crashed": _step("Crash", LOW),
     "node.actor_gave_up": _step("Give up", MEDIUM),
@@ -91,6 +100,7 @@ RULES: Final[dict[str, Rule]] = {
     "node.network_faulty": _step("Find fault", LOW),
     "node.log_quarantined": Rule(LOG, "Quarantine", severity=HIGH),
     "node.runtime_configured": _asked(CHANGE, "UpdateRuntimeConfig"),
+    "node.redaction_configured": Rule(LIFECYCLE, UPDATE),
     "pod.declared": _asked(CREATE, "RunPodSandbox"),
     "pod.prepared": _step("Prepare"),
     "pod.network_attached": _step("Attach network"),
