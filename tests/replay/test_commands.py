@@ -293,6 +293,11 @@ def test_the_childs_exit_code_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guarded(lambda: 1 // 0) == 1
 
 
+def test_reading_gives_way_to_the_daemon() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert guarded(lambda: os.getpriority(os.PRIO_PROCESS, 0)) == min(own + 10, 19)
+
+
 def test_a_signal_to_the_parent_ends_both(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "ocid_replay").symlink_to(Path(__file__).parents[2] / "tools" / "replay")
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))

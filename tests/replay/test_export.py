@@ -37,6 +37,7 @@ TOOLS = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "BATCH_RECORDS", 5)
+    monkeypatch.setattr(exporting, "SYNC_S", 0.0)
 
 
 @pytest.fixture
@@ -154,6 +155,25 @@ def closed(life: Life) -> Iterator[None]:
     life.store.close()
     yield
     life.store = type(life.store)(directory, boot_id="8d2f6c1e-0b7a-4c55-9a3e-5f10c2d4e6b8")
+
+
+def test_what_is_caught_up_with_is_synced_once_a_second(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[int] = []
+    real = cursors.CursorFile.store
+
+    def store(self: cursors.CursorFile, cursor: cursors.Cursor) -> None:
+        stored.append(cursor.next_seq)
+        real(self, cursor)
+
+    monkeypatch.setattr(cursors.CursorFile, "store", store)
+    monkeypatch.setattr(exporting, "SYNC_S", 3600.0)
+    assert run(log, "--cursor", tmp_path / "c", "-w", tmp_path / "out") == 0
+    assert stored == [49]
+    monkeypatch.setattr(exporting, "SYNC_S", 0.0)
+    assert run(log, "--cursor", tmp_path / "c2", "-w", tmp_path / "out2") == 0
+    assert stored[1:] == [*range(6, 49, 5), 49]
 
 
 def test_a_cursor_passes_over_what_the_filters_leave_out(log: Path, tmp_path: Path) -> None:

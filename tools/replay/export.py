@@ -1,7 +1,7 @@
 """``ocid-replay export``: records for other programs, once or for ever, from a place that outlives this process.
 
-At least once: a batch is written, flushed (a file: synced), and only then does the cursor move past it. Whoever is
-killed in between writes that batch again; every format gives each record an identity that does not change, by which the
+At least once: records are written, flushed (a file: synced), and only then does the cursor move past them. Whoever is
+killed in between writes them again; every format gives each record an identity that does not change, by which the
 second can be dropped.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import platform
+import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ from .scan import Batch, Scan
 
 SOURCE_CHARS_MAX: Final = 2048
 WRITE_BYTES: Final = 1 << 20  # gathered before they are written
+SYNC_S: Final = 1.0  # while an export has much to catch up with, it syncs no more often: the daemon syncs there, too
 
 Convert = Callable[[Envelope], dict[str, Any]]
 
@@ -83,10 +85,13 @@ class Export:
         self._buffer = bytearray()
         self._written = 0
         self._origin = ""
+        self._reached: Cursor | None = None  # past all that is written, and not told yet
+        self._unsynced = False  # whether anything was written since
+        self._synced_at = time.monotonic()
         self._convert: Convert | None = None
 
     def write(self, batch: Batch) -> None:
-        """Write a batch, and move the cursor past it once it is out."""
+        """Write a batch; see that it is out, and then move the cursor past it, once a second or where the log ends."""
         if batch.wanted:
             begin, between, end = self._framing
             encode_into = _encoder.encode_into
@@ -100,10 +105,11 @@ class Export:
                 self._written = 0
         if self._endless or len(self._buffer) >= WRITE_BYTES:
             self._drain()
-        if self._endless and batch.wanted:
-            self._output.flush()
         if self._kept is not None:
-            self._kept.store(self._cursor(batch))
+            self._reached = self._cursor(batch)
+        if self._endless and ((batch.caught_up and self._unsynced) or time.monotonic() - self._synced_at >= SYNC_S):
+            self._output.flush()
+            self._move()
 
     def finish(self) -> None:
         """Write what ends the export."""
@@ -112,11 +118,20 @@ class Export:
             self._buffer += end if self._written else (begin + end if begin else b"")
         self._drain()
         self._output.finish()
+        self._move()
+
+    def _move(self) -> None:
+        """Let the cursor say what is out now."""
+        if self._kept is not None and self._reached is not None:
+            self._kept.store(self._reached)
+        self._reached, self._unsynced = None, False
+        self._synced_at = time.monotonic()
 
     def _drain(self) -> None:
         if self._buffer:
             self._output.write(self._buffer)
             self._buffer.clear()
+            self._unsynced = True
 
     def _cursor(self, batch: Batch) -> Cursor:
         self._origin = self._origin or origin_of(self._reader)

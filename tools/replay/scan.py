@@ -34,6 +34,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     wanted: list[Envelope]
     next_seq: int
     last_hash: bytes  # of the record before it
+    caught_up: bool  # nothing more was there
 
 
 class Scan:
@@ -62,7 +63,8 @@ class Scan:
         """
         seq, last = self._selector.first_seq, self._selection.to_seq
         while not last or seq <= last:
-            chunk = self._chunk(seq, min(BATCH_RECORDS, last - seq + 1) if last else BATCH_RECORDS)
+            limit = min(BATCH_RECORDS, last - seq + 1) if last else BATCH_RECORDS
+            chunk = self._chunk(seq, limit)
             if not chunk and not follow:
                 return
             if not chunk:
@@ -72,7 +74,7 @@ class Scan:
             wanted = [each for each in map(self._decode, chunk) if self._selector.admits(each)]
             seq = chunk[-1][0] + 1
             if seq > self._selection.from_seq:  # what is before it only tells what belongs to whom
-                yield Batch(wanted, seq, codec.hash_of(chunk[-1][1]))
+                yield Batch(wanted, seq, codec.hash_of(chunk[-1][1]), len(chunk) < limit)
 
     def _chunk(self, seq: int, limit: int) -> list[tuple[int, bytes]]:
         try:
