@@ -16,12 +16,13 @@ from ocid_replay.ocsf_rules import LIFECYCLE, RULES, SESSIONS
 
 from ocid.events import session
 from ocid.events.base import REGISTRY, Event, Opaque
-from ocid.events.envelope import Envelope
+from ocid.events.envelope import Context, Envelope
 from ocid.events.node import PeerSeen
 from ocid.ids import StreamId
 from ocid.journal.looking import look
 from tests.events.samples import envelope, events, sample
-from tests.fakes.lives import write_log
+from tests.fakes.declared import exec_requested
+from tests.fakes.lives import Life, write_log
 from tests.replay.ocsf_schema import faults
 
 OURS = sorted((kind for kind in REGISTRY.values() if kind.__module__.startswith("ocid.")), key=lambda kind: kind.TYPE)
@@ -155,6 +156,21 @@ def test_a_record_is_the_same_wherever_the_export_began(tmp_path: Path) -> None:
         for first in range(1, 49):
             convert = converter(reader, "ocsf")  # knows nothing of what came before
             assert checked(convert(reader.read(first, 1)[0])) == whole[first - 1]
+
+
+def test_records_that_name_nothing_there_can_be_are_told_as_they_are(tmp_path: Path) -> None:
+    life = Life(tmp_path / "log")
+    for number, name in enumerate(("x" * 600, "é" * 300, "a/b\0c", "", "c9" * 32)):
+        life.write(f"exec/{number}", exec_requested(str(number), container_id=name))
+        life.write(f"exec/{number}", REGISTRY["exec.failed"](error="NotFound", message="no"), context=Context(who=99))
+    life.write("container/lost", REGISTRY["container.removed"]())
+    life.write("pod", REGISTRY["pod.removed"]())
+    life.store.close()
+    with look(tmp_path / "log") as reader:
+        convert = converter(reader, "ocsf")
+        made = [checked(convert(each)) for each in reader.read(1)]
+    assert len(made) == 12
+    assert all("container" not in each.get("process", {}) for each in made)
 
 
 def test_an_exit_code_that_nobody_knows_is_not_told(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ import msgspec
 from ocid import __version__
 from ocid.errors import InvalidRequest
 from ocid.events import codec
+from ocid.events.codec import Damaged
 from ocid.events.envelope import Envelope
+from ocid.journal import structure
 from ocid.journal.looking import look, peers
 from ocid.journal.reader import Reader
 from ocid.projections.fields import plain
@@ -48,6 +50,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     directory = log_directory(args)
     refuse_inside(directory, args.write, args.cursor)
+    try:
+        _export(args, directory)
+    except structure.DAMAGE as error:
+        raise Damaged(str(error)) from error
+    return OK
+
+
+def _export(args: argparse.Namespace, directory: Path) -> None:
     with contextlib.ExitStack() as stack:
         kept = stack.enter_context(CursorFile(Path(args.cursor))) if args.cursor else None
         cursor = kept.load() if kept is not None else None
@@ -61,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
         for batch in scan.batches(follow=args.follow):
             export.write(batch)
         export.finish()
-    return OK
 
 
 def _check(args: argparse.Namespace) -> None:

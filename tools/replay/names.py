@@ -16,6 +16,7 @@ from ocid.events.base import Event
 from ocid.events.envelope import Envelope
 from ocid.events.node import PeerSeen
 from ocid.ids import StreamId
+from ocid.journal.pending import STREAM_BYTES_MAX
 
 from .naming import Container, Log, Naming, Pod
 
@@ -121,6 +122,8 @@ class Names:
         return known.pid
 
     def _at(self, stream: str, version: int) -> Envelope | None:
+        if len(stream.encode()) > STREAM_BYTES_MAX:  # no stream has such a name, whatever a record says
+            return None
         seq = self._index.index([(StreamId(stream), version)])[0]
         found = self._index.read(seq, 1) if seq else []
         return found[0] if found and found[0].stream == stream and found[0].version == version else None

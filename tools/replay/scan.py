@@ -18,7 +18,6 @@ from ocid.errors import EffectFailed
 from ocid.events import codec
 from ocid.events.codec import Damaged
 from ocid.events.envelope import Envelope
-from ocid.journal import structure
 from ocid.journal.looking import POLL_S, peers
 from ocid.journal.reader import Reader
 from ocid.projections.selection import Selection, Selector
@@ -77,16 +76,13 @@ class Scan:
                 yield Batch(wanted, seq, codec.hash_of(chunk[-1][1]), len(chunk) < limit)
 
     def _chunk(self, seq: int, limit: int) -> list[tuple[int, bytes]]:
-        try:
-            chunk = self._reader.records(seq, limit)
-            if chunk:
-                self._all_from = self._all_from or chunk[0][0]
-            for found, _ in chunk:
-                if found > seq and found > self._all_from:
-                    self._miss(max(seq, self._all_from), found)
-                seq = found + 1
-        except structure.DAMAGE as error:
-            raise Damaged(str(error), seq) from error
+        chunk = self._reader.records(seq, limit)
+        if chunk:
+            self._all_from = self._all_from or chunk[0][0]
+        for found, _ in chunk:
+            if found > seq and found > self._all_from:
+                self._miss(max(seq, self._all_from), found)
+            seq = found + 1
         return chunk
 
     def _miss(self, wanted: int, found: int) -> NoReturn:
