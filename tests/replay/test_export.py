@@ -388,7 +388,9 @@ def read(out: Path) -> list[int]:
     lines = out.read_bytes().split(b"\n")[:-1] if out.exists() else []
     records = [json.loads(line) for line in lines]
     return [
-        int(one.get("seq", one.get("id"))) for each in records for one in (each if isinstance(each, list) else [each])
+        int(one["seq"] if "seq" in one else one["id"])
+        for each in records
+        for one in (each if isinstance(each, list) else [each])
     ]
 
 

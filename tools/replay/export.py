@@ -26,13 +26,13 @@ from ocid.events.envelope import Envelope
 from ocid.journal import structure
 from ocid.journal.looking import look, peers
 from ocid.journal.reader import Reader
-from ocid.projections.fields import plain
 
 from .cloudevents import cloud_event
 from .cursor import Cursor, CursorFile, origin_of, place
 from .exits import OK
 from .names import Names
 from .naming import Log
+from .native import native
 from .ocsf import ocsf
 from .outputs import Output, open_output, refuse_inside
 from .reading import log_directory, selection_of
@@ -160,9 +160,9 @@ class Export:
 
 def converter(reader: Reader, format: str, source: str = "") -> Convert:
     """Return the function from a record of the log to its JSON-ready form in *format*."""
-    if format == "jsonl":
-        return plain
     log = log_of(reader)
+    if format == "jsonl":
+        return lambda envelope: native(envelope, log.origin)
     if format == "ocsf":
         names = Names(log, reader, peers(reader))
         return lambda envelope: ocsf(envelope, names.of(envelope))
