@@ -24,6 +24,7 @@ from ocid_replay.reading import selected
 from ocid.errors import EffectFailed
 from ocid.events import container, log as log_events
 from ocid.events.base import REGISTRY
+from ocid.events.envelope import Context
 from ocid.journal.looking import look
 from ocid.journal.reader import U64
 from ocid.projections.selection import Selection
@@ -49,8 +50,12 @@ def log(tmp_path: Path) -> Path:
 
 def founded(directory: Path, origin: str = ORIGIN) -> Life:
     life = Life(directory)
-    life.write("log/self", log_events.Founded(origin=origin, key=f"{origin}+00112233+AAAA"))
+    found(life, origin)
     return life
+
+
+def found(life: Life, origin: str = ORIGIN) -> None:
+    life.write("log/self", log_events.Founded(origin=origin, key=f"{origin}+00112233+AAAA"), context=Context())
 
 
 def run(log: Path, *arguments: object) -> int:
@@ -73,9 +78,11 @@ def kept(path: Path) -> dict[str, Any]:
 def test_golden_exports(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``OCID_REGENERATE_GOLDEN=1`` writes them anew; what changes there changes for whoever reads exports."""
     monkeypatch.setattr(exporting, "__version__", "0.0.0")
-    life = founded(tmp_path / "log")
-    for write in (write_begin, write_web, write_job):
-        write(life)
+    life = Life(tmp_path / "log")
+    write_begin(life)
+    found(life)
+    write_web(life)
+    write_job(life)
     life.store.close(stopped_at_ns=life.now_ns)
     golden, made = GOLDEN / f"export.{format}", tmp_path / "made"
 
