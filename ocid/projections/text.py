@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from typing import Final
 
@@ -35,17 +36,23 @@ def short_reference(reference: str) -> str:
 
 def time_text(at_ns: int) -> str:
     """Write a time as RFC 3339 in UTC with milliseconds; one that no calendar has as its number."""
-    try:
-        at = datetime.fromtimestamp(at_ns // _S, UTC)
-    except (ValueError, OverflowError, OSError):
-        return f"@{at_ns}"
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at_ns % _S // 1_000_000:03d}Z"
+    second = _second_text(at_ns // _S)
+    return f"{second}.{at_ns % _S // 1_000_000:03d}Z" if second else f"@{at_ns}"
 
 
 def exact_time_text(at_ns: int) -> str:
     """Write a time as RFC 3339 in UTC with nanoseconds; one that no calendar has as its number."""
-    text = time_text(at_ns)
-    return text if text.startswith("@") else f"{text[:-5]}.{at_ns % _S:09d}Z"
+    second = _second_text(at_ns // _S)
+    return f"{second}.{at_ns % _S:09d}Z" if second else f"@{at_ns}"
+
+
+@functools.lru_cache(maxsize=1024)  # records of one second come one after the other
+def _second_text(at: int) -> str:
+    """Write a time in seconds; "" for one that no calendar has."""
+    try:
+        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def age(at_ns: int, now_ns: int) -> str:

@@ -40,13 +40,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], directory: Path) -> Run:
+def run(capfd: pytest.CaptureFixture[str], directory: Path) -> Run:
     """Return what runs a command in this process: exit code, output, errors."""
 
     def run_it(*arguments: object, log: Path = directory) -> tuple[int, str, str]:
         command, *rest = map(str, arguments)
         code = main([command, "--log", str(log), *rest], guard=lambda work: work())
-        return code, *capsys.readouterr()
+        return code, *capfd.readouterr()
 
     return run_it
 
@@ -172,7 +172,7 @@ def check_by_oracle(mapped: dict[str, Any]) -> None:
     if "time" in mapped:  # where it is not, the package makes one up
         assert exact_time_text(int(read.get_time().timestamp()) * 10**9)[:19] == mapped["time"][:19]
     assert read.get_data() == json.loads(body)["data"]
-    assert read.get_extension("ocidseq") == mapped["ocidseq"]
+    assert read.get_extension("sequence") == mapped["sequence"]
     for name in mapped:
         assert name.isalnum()
         assert name == name.lower()
@@ -263,7 +263,7 @@ def test_a_file_that_is_no_log_is_damaged(run: Run, tmp_path: Path, content: byt
         assert "Traceback" not in out + err
 
 
-def test_usage_errors_do_not_look_like_damage(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_do_not_look_like_damage(run: Run) -> None:
     for arguments in (("log", "--from-seq", "0"), ("state", "--seq", "1", "--time", "1h")):
         with pytest.raises(SystemExit) as left:
             run(*arguments)
@@ -291,6 +291,11 @@ def test_the_childs_exit_code_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guarded(lambda: 4) == 4
     assert guarded(lambda: sys.exit(64)) == 64
     assert guarded(lambda: 1 // 0) == 1
+
+
+def test_reading_gives_way_to_the_daemon() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert guarded(lambda: os.getpriority(os.PRIO_PROCESS, 0)) == min(own + 10, 19)
 
 
 def test_a_signal_to_the_parent_ends_both(directory: Path, tmp_path: Path) -> None:

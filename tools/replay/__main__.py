@@ -33,6 +33,7 @@ from . import (
     why_died,
 )
 from .arguments import USAGE, build_parser
+from .cursor import Misfit
 from .exits import DAMAGED, FAILED, INTERRUPTED, NO_LOG, PIPE_CLOSED, UNSUPPORTED
 from .guard import guarded
 
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         return _fail(error.message, UNSUPPORTED)
     except sql.QueryRefused as error:
         return _fail(error.message, USAGE)
+    except Misfit as error:
+        return _fail(error.message, error.code)
     except OcidError as error:
         return _fail(error.message, FAILED)
     except Damaged as damage:

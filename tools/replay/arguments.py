@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final, NoReturn
 
-from . import arguments_answers
+from . import arguments_answers, arguments_export
 
 USAGE: Final = 64  # EX_USAGE of sysexits.h: 2 means "damaged" here, and a typing error must not look like that
 
@@ -27,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
         "LMDB's table of readers.",
         epilog="exit codes: 0 success, 1 failure, 2 the log is damaged, 3 it is not the log that was signed for, or "
         "that a witness saw, 4 there is no log or nothing in it, 5 its format is not supported, 6 nobody ever signed "
-        "for it, 9 it does not fold to the same state every time, 64 usage",
+        "for it, 7 the cursor of an export does not fit the log, 8 another export uses it, 9 it does not fold to the "
+        "same state every time, 64 usage",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -69,14 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     prove.add_argument("seq", type=_seq, metavar="SEQ", help="the record")
     _trust(prove)
 
-    export = command("export", "Write records for other programs, one JSON object a line.")
+    export = command("export", "Write records for other programs, as JSON.")
     _filters(export)
-    export.add_argument(
-        "--format", choices=("jsonl", "cloudevents"), default="jsonl", help="native, or CloudEvents 1.0"
-    )
-    export.add_argument(
-        "--source", default="", metavar="URI", help="CloudEvents source; '/ocid/<host name>' by default"
-    )
+    arguments_export.options(export)
     return parser
 
 

@@ -4,7 +4,7 @@ The mapping, defined here and nowhere else::
 
     specversion      "1.0"
     id               seq, in decimal: unique within a source, and the same at every export
-    source           the node, by default "/ocid/<host name>"
+    source           the log, by default "/" and its name, "/ocid/<host name>/<random>": no two logs have the same
     type             "io.ocid." and the event's type
     dataschema       "urn:ocid:event:<type>:<version of the type>"
     subject          the stream, "pod/3f2c…"
@@ -12,11 +12,15 @@ The mapping, defined here and nowhere else::
     datacontenttype  "application/json"
     data             the event's own fields
     traceparent      where the caller traces: the Distributed Tracing extension
-    extensions       ocidseq, ocidversion (in the stream), ocidepoch, ocidwho, ocidcause, ocidboot (id), ocidbootns,
-                     ocidcorrelation, ocidcommand; the ones that are empty or zero are left out
+    sequence         seq with 20 digits, so that texts order as numbers: the Sequence extension
+    partitionkey     the stream, whose events are ordered among themselves: the Partitioning extension
+    correlationid    what one call or recovery led to: the Correlation extension
+    causationid      the id of the event that this one follows from: likewise
+    extensions       ocidversion (in the stream), ocidepoch, ocidwho (id of who asked), ocidboot (id), ocidbootns,
+                     ocidcommand; the ones that are empty or zero are left out
 
-Numbers that do not fit CloudEvents' 32-bit Integer are decimal strings. Source: CloudEvents 1.0.2, sections "Context
-Attributes", "Type System" and the JSON event format.
+Numbers that do not fit CloudEvents' 32-bit Integer are decimal strings. A batch is a JSON array of these. Source:
+CloudEvents 1.0.2, sections "Context Attributes", "Type System", the JSON event and batch formats, and the extensions.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ def cloud_event(envelope: Envelope, source: str) -> dict[str, Any]:
 
     Args:
         envelope: any record, of known type or not.
-        source: a URI reference that names the node.
+        source: a URI reference that names the log.
     """
     context = envelope.context
     mapped: dict[str, Any] = {
@@ -48,7 +52,8 @@ def cloud_event(envelope: Envelope, source: str) -> dict[str, Any]:
         "dataschema": f"urn:ocid:event:{envelope.type}:{envelope.type_version}",
         "subject": envelope.stream,
         "datacontenttype": "application/json",
-        "ocidseq": str(envelope.seq),
+        "sequence": f"{envelope.seq:020}",
+        "partitionkey": envelope.stream,
         "ocidversion": str(envelope.version),
         "ocidepoch": str(envelope.epoch),
         "ocidboot": envelope.boot_id,
@@ -58,10 +63,10 @@ def cloud_event(envelope: Envelope, source: str) -> dict[str, Any]:
     if not at.startswith("@"):  # a clock that no calendar has is no CloudEvents timestamp
         mapped["time"] = at
     for name, value in (
+        ("correlationid", context.correlation),
+        ("causationid", context.cause),
         ("ocidwho", context.who),
-        ("ocidcause", context.cause),
-        ("ocidcorrelation", context.correlation),
-        ("ocidcommand", context.command_id),
+        ("ocidcommand", context.command_id),  # the Distributed Tracing extension, "traceparent", belongs beside it
     ):
         if value:
             mapped[name] = str(value)

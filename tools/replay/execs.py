@@ -24,7 +24,7 @@ from . import output
 from .attribution import Peer
 from .exits import OK
 from .lookup import Lookup, Stored
-from .naming import chosen
+from .meaning import chosen
 from .reading import log_directory, selected, selection_of
 
 COLUMNS: Final = (

@@ -18,6 +18,7 @@ from .exits import DAMAGED, FAILED
 
 _DEADLY: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 _PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GIVE_WAY: Final = 10  # nice: the daemon and what it runs go first
 _SIGNAL_BASE: Final = 128
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -33,6 +34,7 @@ def guarded(work: Callable[[], int]) -> int:
     child = os.fork()
     if child == 0:
         _end_with(parent)
+        os.nice(GIVE_WAY)
         _work_and_exit(work)
     asked: list[int] = []
 

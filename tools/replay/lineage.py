@@ -25,7 +25,7 @@ from . import output
 from .attribution import Peer, attribute, in_full
 from .exits import OK
 from .lookup import Lookup, Stored
-from .naming import find_container
+from .meaning import find_container
 from .output import cited
 from .reading import log_directory, selected
 

@@ -1,72 +1,47 @@
-"""Which container somebody means, also by its pod's name and its own; and which kinds of records."""
+"""What the log knows of those whom a record is about, for formats in which every event stands alone. Pure."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
-from typing import Final
+import msgspec
 
-from ocid.errors import InvalidRequest, NotFound
-from ocid.events import container
-from ocid.events.base import Event
-from ocid.journal.reader import Reader
-from ocid.projections.selection import Selection
-
-from .family import Subject, find
-from .reading import selected
-
-_SHOWN: Final = 8
+from ocid.events.node import PeerSeen
 
 
-def find_container(reader: Reader, wanted: str) -> Subject:
-    """Return the container that *wanted* means: an id, its beginning, a name, or POD/NAME with any name of the pod.
+class Log(msgspec.Struct, frozen=True):
+    """The log that the records are of."""
 
-    Of several that had one name, the newest one is meant. A pod stands for its only container.
-
-    Raises:
-        NotFound: nothing in the log has that id or name.
-        InvalidRequest: the beginning of an id fits several, or a pod has several containers.
-    """
-    try:
-        subject = find(reader, wanted)
-    except NotFound:
-        owner, slash, name = wanted.rpartition("/")
-        if not slash or not owner:
-            raise
-        of_pod = [each for each in _containers(reader, find(reader, owner)) if each.name == name]
-        if not of_pod:
-            raise NotFound("container", wanted) from None
-        return of_pod[-1]
-    if subject.kind == "container":
-        return subject
-    namesakes = [each for each in _containers(reader, None) if each.name == wanted]
-    if namesakes:
-        return namesakes[-1]
-    inside = _containers(reader, subject)
-    if len({each.name for each in inside}) == 1:
-        return inside[-1]
-    names = ", ".join(f"{each.name} ({each.id[:12]})" for each in inside[:_SHOWN]) or "none"
-    raise InvalidRequest(f"{wanted!r} is pod {subject.name}: name one of its containers; it had {names}")
+    origin: str  # its name, unique in the world
+    host: str
+    version: str  # of the exporter
 
 
-def _containers(reader: Reader, owner: Subject | None) -> list[Subject]:
-    """Return the containers that the log has, or those of the pod *owner*, in order of declaration."""
-    found = []
-    for each in selected(reader, Selection(types=(container.Declared.TYPE,))):
-        declared = each.event
-        if isinstance(declared, container.Declared) and (owner is None or declared.pod_id == owner.id):
-            found.append(Subject("container", declared.container_id, declared.name))
-    return found
+class Pod(msgspec.Struct, frozen=True):
+    """The pod that an event is about."""
+
+    id: str
+    name: str
+    namespace: str
+    uid: str
 
 
-def chosen(globs: Sequence[str], kinds: Sequence[type[Event]]) -> list[str]:
-    """Return the types of those of *kinds* that any of *globs* fits; of all where there are none. Pure.
+class Container(msgspec.Struct, frozen=True):
+    """The container that an event is about."""
 
-    Raises:
-        InvalidRequest: they fit none.
-    """
-    types = [kind.TYPE for kind in kinds]
-    found = [name for name in types if not globs or any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
-    if not found:
-        raise InvalidRequest(f"--type {', '.join(globs)}: this lists {', '.join(types)}")
-    return found
+    id: str
+    name: str
+    image_id: str
+    image_ref: str
+    handler: str
+    pid: int = 0  # of its init; 0 where that is not known
+
+
+class Naming(msgspec.Struct, frozen=True):
+    """What the records before this one say about whom it is about; None and "" where they do not."""
+
+    log: Log
+    peer: PeerSeen | None = None  # who asked
+    pod: Pod | None = None
+    container: Container | None = None
+    command: str = ""  # what was run in the container, on one line
+    session: str = ""  # "exec", "attach" or "portforward"
+    reference: str = ""  # what was pulled

@@ -14,7 +14,7 @@ from ocid.projections.words import words
 
 from . import output
 from .exits import OK
-from .naming import chosen
+from .meaning import chosen
 from .reading import log_directory, selected, selection_of
 
 COLUMNS: Final = ("SEQ", "TIME(UTC)", "EPOCH", "EVENT", "SUBJECT", "WHAT")

@@ -13,7 +13,7 @@ from . import output
 from .exits import OK
 from .family import events_of
 from .lookup import Stored
-from .naming import find_container
+from .meaning import find_container
 from .output import cited
 from .post_mortem import PostMortem, examine
 from .reading import log_directory
