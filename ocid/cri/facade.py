@@ -12,6 +12,7 @@ import trio
 
 from ocid.actors.core import Core
 from ocid.actors.session import TokenIssuer
+from ocid.actors.witnessing import Witnessing
 from ocid.cri import present, present_stats
 from ocid.cri.encoded import Heads, Items
 from ocid.cri.sampler import PERIOD_S, Sampler
@@ -49,6 +50,7 @@ class Facade:
     warnings: tuple[str, ...] = ()  # of the start: shown by Status
     open: bool = False  # recovery has finished
     streaming: Streaming | None = None  # None while no streaming server runs
+    witnessing: Witnessing | None = None  # who is sent checkpoints
     subscribers: Subscribers = field(default_factory=Subscribers)
     stats_period_s: float = PERIOD_S
     pod_items: Items[Pod, PodConfig] = field(
