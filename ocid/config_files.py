@@ -244,7 +244,8 @@ def _clean(text: str) -> str:
 
 def path_problems(at: Key, path: str) -> Iterator[tuple[Key, str]]:
     """Yield what keeps *path*, the value at *at*, from being an absolute path."""
-    if not path.startswith("/") or not path.isprintable() or os.path.normpath(path) != path:
+    absolute = path.startswith("/") and not path.startswith("//")  # normpath leaves two slashes, as POSIX has it
+    if not absolute or not path.isprintable() or os.path.normpath(path) != path:
         yield at, f"wanted an absolute path without '.', '..' or a slash too many, is {shown(path)}"
 
 

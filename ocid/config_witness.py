@@ -14,6 +14,7 @@ from ocid import config_files
 from ocid.config_files import Key, shown
 
 PUSH_MAX: Final = 8
+_SOCKET_BYTES_MAX: Final = 107  # unix(7)
 SYSLOG_DEFAULT: Final = "unix:/dev/log"
 _PORTS: Final = {"udp": 514, "tcp": 601, "tls": 6514}  # RFC 5426, RFC 3195 as is usual, RFC 5425
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})")
@@ -65,7 +66,8 @@ def address_of(text: str) -> Address | None:
     """Read the address of a syslog daemon; None if it is none."""
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
-        return Address("unix", path) if not list(config_files.path_problems((), path)) else None
+        fits = len(path.encode()) <= _SOCKET_BYTES_MAX and not list(config_files.path_problems((), path))
+        return Address("unix", path) if fits else None
     try:
         url = urllib.parse.urlsplit(text)
         port = url.port
@@ -120,10 +122,10 @@ def _syslog_problems(at: Key, push: Push) -> Iterator[Problem]:
 def _http_problems(at: Key, push: Push) -> Iterator[Problem]:
     if push.kind not in ("http", "otlp"):
         return
-    if "@" in push.url:
-        yield (*at, "url"), "credentials do not belong here: use token_file"
+    if "@" in push.url or "?" in push.url:
+        yield (*at, "url"), "credentials and queries do not belong here: use token_file"
     elif not push.url.isascii() or not config_files.is_url(push.url):
-        yield (*at, "url"), f"wanted an http or https URL without query, is {shown(push.url)}"
+        yield (*at, "url"), f"wanted an http or https URL, is {shown(push.url)}"
     elif not push.url.startswith("https:"):
         if push.token_file and not _loopback(urllib.parse.urlsplit(push.url).hostname or ""):
             yield (*at, "url"), "wanted https where there is a token_file: the token would go over the network readable"
