@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from ocid import config_audit, config_files
+from ocid import config_audit, config_files, config_witness
 from ocid.config_audit import Audit
 from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
@@ -181,6 +181,7 @@ class Config(Section, frozen=True, kw_only=True):
     security: Security = Security()
     audit: Audit = Audit()
     checkpoint: Checkpoint = Checkpoint()
+    checkpoints: config_witness.Checkpoints = config_witness.Checkpoints()
     blockio: Blockio = Blockio()
     nri: Nri = Nri()
 
@@ -255,6 +256,7 @@ _CAPABILITY: Final = re.compile(r"CAP_[A-Z_]{2,30}")
 _PREFIX_BITS: Final = {4: (8, 29), 6: (8, 125)}  # wider is a typing error, narrower leaves no pods; see domain.ipam
 
 Problem = tuple[Key, str]
+_path: Final = config_files.path_problems
 
 
 def _problems(config: Config) -> Iterator[Problem]:
@@ -283,11 +285,7 @@ def _problems(config: Config) -> Iterator[Problem]:
     yield from _container_problems(config)
     yield from _streaming_problems(config.streaming)
     yield from config_audit.problems(config.audit)
-
-
-def _path(at: Key, path: str) -> Iterator[Problem]:
-    if not path.startswith("/") or not path.isprintable() or os.path.normpath(path) != path:
-        yield at, f"wanted an absolute path without '.', '..' or a slash too many, is {config_files.shown(path)}"
+    yield from config_witness.problems(config.checkpoints)
 
 
 def _runtime_problems(runtime: Runtime) -> Iterator[Problem]:

@@ -64,10 +64,25 @@ class Tree:
             return {key: self._checked(inner, kinds[key], (*at, key), source) for key, inner in value.items()}
         if isinstance(wanted, inspect.DictType):
             return {key: self._checked(inner, wanted.value_type, (*at, key), source) for key, inner in value.items()}
+        if isinstance(wanted, inspect.VarTupleType) and isinstance(wanted.item_type, inspect.StructType):
+            return self._rows(value, wanted.item_type, at, source)
         try:
             return msgspec.convert(value, _annotation(wanted))
         except (msgspec.ValidationError, OverflowError, ValueError):
             raise refusal(source, at, f"wanted {_words(wanted)}, is {shown(value)}") from None
+
+    def _rows(self, value: Any, wanted: inspect.StructType, at: Key, source: str) -> list[Any]:
+        """Return a list of tables after checking each; messages count them from 1."""
+        if not isinstance(value, list):
+            raise refusal(source, at, f"wanted a list of tables, is {shown(value)}")
+        rows = []
+        for number, row in enumerate(value, start=1):
+            here = (*at, str(number))
+            rows.append(self._checked(row, wanted, here, source))
+            for field in wanted.fields:
+                if field.required and field.encode_name not in row:
+                    raise refusal(source, (*here, field.encode_name), f"not set: wanted {_words(field.type)}")
+        return rows
 
     def _nearest(self, key: str, here: list[str], at: Key) -> str:
         """Name the known key that was probably meant: one of the same table, or else of any."""
@@ -170,6 +185,8 @@ def _names(shape: inspect.Type, at: Key = ()) -> Iterator[Key]:
             yield from _names(field.type, (*at, field.encode_name))
     elif isinstance(shape, inspect.DictType):
         yield from _names(shape.value_type, (*at, "NAME"))
+    elif isinstance(shape, inspect.VarTupleType):
+        yield from _names(shape.item_type, at)
 
 
 def _annotation(wanted: inspect.Type) -> Any:
@@ -223,6 +240,13 @@ def _unreadable(path: Path, error: Exception) -> InvalidRequest:
 def _clean(text: str) -> str:
     short = text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}…"
     return "".join(char if char.isprintable() else "?" for char in short)
+
+
+def path_problems(at: Key, path: str) -> Iterator[tuple[Key, str]]:
+    """Yield what keeps *path*, the value at *at*, from being an absolute path."""
+    absolute = path.startswith("/") and not path.startswith("//")  # normpath leaves two slashes, as POSIX has it
+    if not absolute or not path.isprintable() or os.path.normpath(path) != path:
+        yield at, f"wanted an absolute path without '.', '..' or a slash too many, is {shown(path)}"
 
 
 def is_url(text: str) -> bool:

@@ -89,6 +89,15 @@ def revive(name: str, message: str) -> OcidError:
     return EffectFailed(message)
 
 
+def first_of(group: BaseExceptionGroup[OcidError]) -> OcidError:
+    """Return the first error of a tree of them, such as what kept the daemon from starting."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, OcidError), "except* sorts by type"
+    return first
+
+
 def tail(text: bytes | str, limit: int = MESSAGE_BYTES_MAX) -> str:
     """Return the last *limit* bytes of a tool's output as one trimmed text, undecodable bytes replaced."""
     raw = text.encode() if isinstance(text, str) else text

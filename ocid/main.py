@@ -29,6 +29,7 @@ from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import take_over
 from ocid.actors.sealing import Sealer
 from ocid.actors.session import SessionService
+from ocid.actors.witnessing import Witnessing
 from ocid.adapters.apparmor import AppArmor
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.checkpoint_archives import CheckpointArchives
@@ -49,6 +50,7 @@ from ocid.adapters.streams import HostStreams
 from ocid.adapters.survey import HostSurvey
 from ocid.adapters.unpack import Unpacker, UnpackLimits
 from ocid.adapters.usage import CgroupUsages
+from ocid.adapters.witnesses import witnesses_of
 from ocid.cli import run as command_line
 from ocid.cli.client import Client
 from ocid.config import Config, Loaded
@@ -58,7 +60,7 @@ from ocid.domain.apparmor import UNCONFINED
 from ocid.domain.configs import ProfileType
 from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
 from ocid.domain.spec.inputs import Rlimit, SpecPolicy
-from ocid.errors import OcidError
+from ocid.errors import OcidError, first_of
 from ocid.events import node
 from ocid.events.envelope import DAEMON
 from ocid.ids import digest_of
@@ -135,6 +137,9 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             core = Core(host, view, actors)
             facade = _facade(core, config, opened)
             writer.subscribe(lambda envelope: facade.publish((envelope,)))
+            witnesses = witnesses_of(config.checkpoints.push, host.clock)
+            facade.witnessing = Witnessing(witnesses, host.clock, core.recorder.record)
+            sealer.published.append(facade.witnessing.publish)
             actors.start_soon(core.recorder.run)
             actors.start_soon(host.confinement.ensure)
             await actors.start(server.serve, facade, listener)
@@ -158,6 +163,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.start_soon(host.network.watch)
             actors.start_soon(recovery.check_networks, core)
             actors.start_soon(sealer.run)
+            actors.start_soon(facade.witnessing.run)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False
@@ -165,6 +171,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.cancel_scope.cancel()
         await core.recorder.append(node.Stopped(reason="asked to stop"))
         await sealer.seal("stop")
+        await facade.witnessing.finish()
         await _snapshot(view, writer)
         log_nursery.cancel_scope.cancel()
 
@@ -356,15 +363,6 @@ def _rules(config: Config) -> RedactionRules:
     return RedactionRules(name_pattern=names, value_patterns=DEFAULT_VALUE_PATTERNS + config.security.redact_values)
 
 
-def _first(group: BaseExceptionGroup[OcidError]) -> OcidError:
-    """Return the first error of a tree of them: what kept the daemon from starting."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, OcidError), "except* sorts by type"
-    return first
-
-
 class Wiring:
     """What the command line needs of the parts that only this file may put together."""
 
@@ -379,7 +377,7 @@ class Wiring:
         try:
             trio.run(serve, loaded)
         except* OcidError as group:
-            raise _first(group) from None
+            raise first_of(group) from None
         return 0
 
     def make_successor(self, loaded: Loaded) -> None:

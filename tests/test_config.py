@@ -347,6 +347,7 @@ def test_examples_in_the_shipped_file_are_accepted(tmp_path: Path) -> None:
     loaded = load(tmp_path / "examples.toml")
     assert loaded.config.registries["registry.k8s.io"].mirrors == ("http://127.0.0.1:5000",)
     assert loaded.config.containers.rlimits == {"RLIMIT_NOFILE": (1024, 1_048_576)}
+    assert [each.title for each in loaded.config.checkpoints.push] == ["file", "syslog", "auditors", "otlp"]
 
 
 def test_the_defaults_are_those_of_the_domain() -> None:

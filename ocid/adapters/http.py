@@ -25,6 +25,7 @@ READ_BYTES: Final = 256 << 10
 STALL_S: Final = 60.0
 CONNECT_S: Final = 15.0
 REDIRECTS_MAX: Final = 5
+INFORMATIONAL_MAX: Final = 16  # 1xx answers before the real one
 _IDLE_MAX: Final = 8  # connections kept for the next request
 _IDLE_S: Final = 20.0
 _HEAD_BYTES_MAX: Final = 64 << 10
@@ -295,12 +296,13 @@ async def _head(
     except (h11.LocalProtocolError, UnicodeEncodeError) as error:
         raise EffectFailed(f"request to {connection.origin} cannot be written: {error}") from None
     await connection.send(request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage())
-    while True:
+    for _ in range(INFORMATIONAL_MAX + 1):
         event = await connection.receive()
         if isinstance(event, h11.Response):
             return event
         if not isinstance(event, h11.InformationalResponse):
             raise Broken(f"{connection.origin} closed the connection without a reply")
+    raise Broken(f"{connection.origin} sent {INFORMATIONAL_MAX} informational replies and no real one")
 
 
 def _redirected(url: str, response: Response) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ocid.actors.core import Core
 from ocid.actors.session import TokenIssuer
+from ocid.actors.witnessing import Witnessing
 from ocid.cri import present, present_stats
 from ocid.cri.callers import Callers
 from ocid.cri.encoded import Heads, Items
@@ -43,6 +44,7 @@ class Facade:
     usual_peers: tuple[str, ...] = ()  # programs whose changes are usual, see ``ocid.cri.callers``
     open: bool = False  # recovery has finished
     streaming: Streaming | None = None  # None while no streaming server runs
+    witnessing: Witnessing | None = None  # who is sent checkpoints
     subscribers: Subscribers = field(default_factory=Subscribers)
     stats_period_s: float = PERIOD_S
     pod_items: Items[Pod, PodConfig] = field(

@@ -52,4 +52,5 @@ def _log(facade: Facade) -> dict[str, object]:
         "eventsOfUnknownTypes": facade.view.unknown,
         "actorsGivenUp": node.given_up,
         "nodeEventsDropped": facade.core.recorder.dropped,
+        "witnesses": [] if facade.witnessing is None else facade.witnessing.standings(),
     }

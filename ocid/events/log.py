@@ -75,4 +75,23 @@ class ArchiveRemoved(Event, frozen=True, kw_only=True):
     reason: str
 
 
-enter(Founded, KeyRotated, KeyReplaced, Sealed, Archived, Trimmed, ArchiveRemoved)
+class WitnessFailing(Event, frozen=True, kw_only=True):
+    """Nobody off the node has confirmed checkpoints through *sink* for ten minutes. In the stream ``node/self``."""
+
+    TYPE: ClassVar[str] = "log.witness_failing"
+    sink: str  # its name in the configuration
+    error: str
+    unconfirmed_since_size: int  # records that its last confirmed checkpoint covers; 0 for none since the start
+
+
+class WitnessRecovered(Event, frozen=True, kw_only=True):
+    """What ``WitnessFailing`` told of is over. In the stream ``node/self``."""
+
+    TYPE: ClassVar[str] = "log.witness_recovered"
+    sink: str
+    confirmed_size: int
+
+
+enter(
+    Founded, KeyRotated, KeyReplaced, Sealed, Archived, Trimmed, ArchiveRemoved, WitnessFailing, WitnessRecovered,
+)  # fmt: skip

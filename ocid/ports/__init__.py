@@ -44,6 +44,7 @@ from ocid.ports.pods import (
     SandboxOrder,
 )
 from ocid.ports.usage import Usage
+from ocid.ports.witness import Witness
 
 __all__ = [
     "AS_IT_IS",
@@ -82,4 +83,5 @@ __all__ = [
     "TreeJournal",
     "Usage",
     "Wanting",
+    "Witness",
 ]

@@ -58,6 +58,19 @@ def archive_removed(event: log.ArchiveRemoved) -> str:
     return f"archive {event.file} of records {event.first} to {event.last} is gone: {event.reason}"
 
 
+@says(log.WitnessFailing)
+def witness_failing(event: log.WitnessFailing) -> str:
+    """Say what nobody off the node can vouch for."""
+    since = f"after the first {event.unconfirmed_since_size}" if event.unconfirmed_since_size else "since the start"
+    return f"witness {event.sink} confirms no checkpoints, of records {since}: {event.error}"
+
+
+@says(log.WitnessRecovered)
+def witness_recovered(event: log.WitnessRecovered) -> str:
+    """Say up to where it knows the log now."""
+    return f"witness {event.sink} confirms checkpoints again, up to record {event.confirmed_size}"
+
+
 def _key(text: str) -> str:
     """Return a key's id of the verifier key NAME+ID+KEY; the name is the log's, mostly."""
     return text.split("+")[1] if text.count("+") >= 2 else text[:40]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -53,7 +53,14 @@ class Life:
 
 
 @asynccontextmanager
-async def life(disk: Disk, signers: FakeSigners, *, runs: bool = True, commit_s: float = 0.0) -> AsyncIterator[Life]:
+async def life(
+    disk: Disk,
+    signers: FakeSigners,
+    *,
+    runs: bool = True,
+    commit_s: float = 0.0,
+    publish: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Life]:
     journal = memory_journal(MemoryLog(disk), TrioClock(), commit_s=commit_s)
     view = View(journal.document)
     for envelope in journal.replay():
@@ -64,6 +71,7 @@ async def life(disk: Disk, signers: FakeSigners, *, runs: bool = True, commit_s:
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
         one = Life(journal, sealer)
+        sealer.published.append(publish)
         await sealer.begin()
         if runs:
             nursery.start_soon(sealer.run)

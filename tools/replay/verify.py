@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from ocid import tables
 from ocid.domain import note
@@ -20,21 +19,21 @@ from ocid.projections.text import time_text
 
 from .exits import CONTRADICTED, DAMAGED, FAILED, NO_LOG, OK, UNSIGNED
 from .reading import log_directory
-
-_WITNESS_BYTES_MAX: Final = 64 << 20
+from .witness import Kept, witnessed
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the whole log and print what was found."""
     directory = log_directory(args)
-    key, witnessed = key_of(args.key), _witnessed(args.witness)
-    report, genesis, seals = examine(directory, key, witnessed)
+    key, kept = key_of(args.key), None if args.witness is None else witnessed(args.witness)
+    report, genesis, seals = examine(directory, key, None if kept is None else kept.notes)
     code = exit_code(report, seals)
     if args.output == "json":
         found = {"log": str(directory), "exit_code": code, "genesis": genesis.hex()}
-        tables.json({**found, **facts(report), "seals": None if seals is None else seal_facts(seals)})
+        of_witness = {} if kept is None else {"witness": {"checkpoints": len(kept.notes), "damaged": kept.damaged}}
+        tables.json({**found, **facts(report), "seals": None if seals is None else seal_facts(seals), **of_witness})
     else:
-        for line in text(directory, report, genesis, seals):
+        for line in text(directory, report, genesis, seals) + _damaged_lines(kept):
             tables.line(line)
     return code
 
@@ -81,21 +80,6 @@ def key_of(text: str) -> Key | None:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"--key {text!r} is no key, and no file that can be read: {error}") from error
     return note.key_of(text)
-
-
-def _witnessed(files: Sequence[str] | None) -> list[str] | None:
-    """Read the checkpoints of all ``--witness`` files; a file without any is asked in vain, and that is found later."""
-    if files is None:
-        return None
-    found: list[str] = []
-    for name in files:
-        try:
-            with Path(name).open(encoding="utf-8", errors="replace") as file:
-                content = file.read(_WITNESS_BYTES_MAX)
-        except OSError as error:
-            raise EffectFailed(f"--witness {name!r} cannot be read: {error.strerror}") from error
-        found += note.split(content)
-    return found
 
 
 def exit_code(report: Report, seals: Seals | None = None) -> int:
@@ -166,6 +150,13 @@ def text(directory: Path, report: Report, genesis: bytes, seals: Seals | None = 
     if genesis != NO_HASH:
         lines.append(f"  follows a log that was set aside, whose last good hash is {genesis.hex()}")
     return lines
+
+
+def _damaged_lines(kept: Kept | None) -> list[str]:
+    """Say what a witness kept and nobody can read."""
+    if kept is None or not kept.damaged:
+        return []
+    return [f"  the witness has {kept.damaged} damaged checkpoints beside {len(kept.notes)} whole ones: passed over"]
 
 
 def _seal_lines(seals: Seals) -> list[str]:
