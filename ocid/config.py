@@ -17,9 +17,10 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from ocid import config_files
+from ocid import config_files, config_redaction
 from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
+from ocid.config_redaction import Redaction
 
 DEFAULT_PATH: Final = Path("/etc/ocid/ocid.toml")
 DEFAULT: Final = "default"
@@ -130,7 +131,7 @@ class Containers(Section, frozen=True, kw_only=True):
 
 
 class Security(Section, frozen=True, kw_only=True):
-    """[security] How containers are confined by default, and what never reaches the log."""
+    """[security] How containers are confined by default."""
 
     seccomp_when_absent: Literal["Unconfined", "RuntimeDefault"] = "Unconfined"  # for containers that name no profile
     apparmor_default: str = "ocid-default"  # ours; another must be loaded by somebody; "unconfined": none
@@ -139,8 +140,6 @@ class Security(Section, frozen=True, kw_only=True):
         "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
         "CAP_AUDIT_WRITE",
     )  # fmt: skip
-    redact_names: tuple[str, ...] = ()  # further regular expressions for names of secrets, searched in upper case
-    redact_values: tuple[str, ...] = ()  # further regular expressions for values that are secrets
 
 
 class Blockio(Section, frozen=True, kw_only=True):
@@ -178,6 +177,7 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: Streaming = Streaming()
     containers: Containers = Containers()
     security: Security = Security()
+    redaction: Redaction = Redaction()
     checkpoint: Checkpoint = Checkpoint()
     blockio: Blockio = Blockio()
     nri: Nri = Nri()
@@ -384,14 +384,8 @@ def _container_problems(config: Config) -> Iterator[Problem]:
             yield ("security", "default_capabilities"), f"wanted names such as CAP_CHOWN, is {config_files.shown(name)}"
     if not (apparmor := config.security.apparmor_default) or not apparmor.isprintable():
         yield ("security", "apparmor_default"), f"wanted a profile or 'unconfined', is {config_files.shown(apparmor)}"
-    for key in ("redact_names", "redact_values"):
-        for pattern in getattr(config.security, key):
-            try:
-                re.compile(pattern)
-            except (re.error, RecursionError, OverflowError, Warning) as error:
-                yield ("security", key), f"wanted Python regular expressions: {config_files.shown(str(error))}"
-            if not pattern:
-                yield ("security", key), "an empty pattern would hide everything"
+    for key, problem in config_redaction.problems(config.redaction):
+        yield ("redaction", key), problem
 
 
 def _distinct(at: Key, values: Sequence[str]) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 import trio
 
+from ocid.domain.confidential import Document
 from ocid.errors import Exhausted, OcidError, Unavailable
 from ocid.events.base import Event
 from ocid.events.envelope import DAEMON, Context
@@ -42,7 +43,7 @@ class Note(msgspec.Struct, frozen=True):
     """What an effect found out: a command for its own actor, with the documents that its facts will cite."""
 
     command: Any
-    documents: tuple[bytes, ...] = ()
+    documents: tuple[Document, ...] = ()
 
 
 class Ask:
@@ -50,7 +51,7 @@ class Ask:
 
     __slots__ = ("answered", "command", "context", "documents", "error")
 
-    def __init__(self, command: Any, context: Context, documents: Sequence[bytes]) -> None:
+    def __init__(self, command: Any, context: Context, documents: Sequence[Document]) -> None:
         self.command = command
         self.context = context
         self.documents = documents
@@ -84,7 +85,7 @@ class Actor(Generic[State]):
 
     # --- for callers -------------------------------------------------------------------------------------------------
 
-    async def ask(self, command: object, context: Context = DAEMON, documents: Sequence[bytes] = ()) -> State:
+    async def ask(self, command: object, context: Context = DAEMON, documents: Sequence[Document] = ()) -> State:
         """Have *command* decided and its facts made durable; return the state after it.
 
         The command is taken whether or not the caller goes on waiting.
@@ -100,7 +101,7 @@ class Actor(Generic[State]):
             raise ask.error
         return self.state
 
-    def tell(self, command: object, context: Context = DAEMON, documents: Sequence[bytes] = ()) -> Ask:
+    def tell(self, command: object, context: Context = DAEMON, documents: Sequence[Document] = ()) -> Ask:
         """Put *command* into the inbox without waiting for its answer."""
         ask = Ask(command, context, documents)
         if self.over.is_set():

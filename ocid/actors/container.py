@@ -66,7 +66,8 @@ class ContainerEffects:
         except OcidError as error:
             step = type(effect).__name__.removesuffix("Effect")
             now_ns = self._host.clock.wall_ns()
-            return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns))
+            said = self._host.redacted(error.message)
+            return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=said, at_ns=now_ns))
 
     async def _perform(self, effect: domain.Effect, declared: Declared, state: Container) -> Note:
         host, hooks, started_at_ns = self._host, self.hooks, state.started_at_ns
@@ -147,9 +148,10 @@ class ContainerEffects:
         await host.runtime.write_bundle(order, spec)
         user = process_user(spec)
         salt = host.settings.salt + declared.container_id.encode()
-        document = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
+        recorded = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
+        document = host.confide(declared.pod_id, recorded)
         note = domain.NotePrepared(
-            spec=digest_of(document),
+            spec=document.digest,
             uid=user.uid,
             gid=user.gid,
             groups=user.additional_gids,

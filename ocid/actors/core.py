@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import trio
 
 from ocid.actors import wishes
@@ -30,6 +31,7 @@ from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
 from ocid.domain.session import Session
 from ocid.errors import Exhausted
+from ocid.events.node import ActorCrashed, ActorGaveUp
 from ocid.ids import ContainerId, PodId
 from ocid.projections import containers, pods
 from ocid.projections.view import View
@@ -43,7 +45,7 @@ class Core:
         self.host = host
         self.view = view
         self.recorder = Recorder(host.journal, view.node_version)
-        self.supervisor = Supervisor(host.journal, nursery, self.recorder.record)
+        self.supervisor = Supervisor(host.journal, nursery, self._record_crash)
         journal, supervisor = host.journal, self.supervisor
         self.pods: Kind[Pod] = Kind("pod", pod, journal, supervisor, _pod_key)
         self.containers: Kind[Container] = Kind(
@@ -93,6 +95,9 @@ class Core:
         """
         if (actor := self.containers.find(container_id)) is not None:
             await wishes.evict(self.host, actor, plugin, reason, wait=wait)
+
+    def _record_crash(self, event: ActorCrashed | ActorGaveUp) -> None:
+        self.recorder.record(msgspec.structs.replace(event, error=self.host.redacted(event.error)))
 
     def _container_given_up(self, actor: Actor[Container], reason: str) -> None:
         """A container that nobody watches makes its pod NotReady: the kubelet then replaces the pod."""

@@ -10,13 +10,15 @@ from ocid.cri import validate
 from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain.confidential import Confidential
 from ocid.domain.exec import Run
 from ocid.domain.hints import audit_hints
 from ocid.domain.redaction import redact_argv
 from ocid.errors import NotFound, TimedOut, revive
+from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.events.exec import Requested
-from ocid.ids import ContainerId, ExecId, digest_of
+from ocid.ids import ExecId
 
 BRIEF_CHARS_MAX = 200
 
@@ -38,7 +40,7 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
     effects, execs = facade.core.exec_effects, facade.core.execs
     exec_id = ExecId(facade.core.host.new_id(32))
     job = Job(argv=tuple(request.cmd), timeout_s=float(request.timeout) if request.timeout > 0 else None)
-    requested, document = _requested(facade, exec_id, state.declared.container_id, job, request.timeout)
+    requested, document = _requested(facade, exec_id, state.declared, job, request.timeout)
     effects.jobs[exec_id] = job
     actor = execs.create(exec_id)
     try:
@@ -61,15 +63,15 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
 
 
 def _requested(
-    facade: Facade, exec_id: ExecId, container_id: ContainerId, job: Job, timeout_s: int
-) -> tuple[Requested, bytes]:
+    facade: Facade, exec_id: ExecId, declared: Declared, job: Job, timeout_s: int
+) -> tuple[Requested, Confidential]:
     settings = facade.core.host.settings
-    argv = redact_argv(job.argv, settings.redaction, settings.salt + container_id.encode())
-    document = msgspec.json.encode(argv)
+    argv = redact_argv(job.argv, settings.redaction, settings.salt + declared.container_id.encode())
+    document = facade.core.host.confide(declared.pod_id, msgspec.json.encode(argv))
     requested = Requested(
         exec_id=exec_id,
-        container_id=container_id,
-        argv=digest_of(document),
+        container_id=declared.container_id,
+        argv=document.digest,
         argv_brief=" ".join(argv)[:BRIEF_CHARS_MAX],
         timeout_s=max(timeout_s, 0),
         audit_hints=audit_hints(job.argv, settings.redaction),

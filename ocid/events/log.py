@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ocid.events.base import Event, enter
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 
 LOG = StreamId("log/self")
 
@@ -44,4 +44,14 @@ class Sealed(Event, frozen=True, kw_only=True):
     occasion: str  # "start", "events", "time", "rotation" or "stop"
 
 
-enter(Founded, KeyRotated, KeyReplaced, Sealed)
+class Erased(Event, frozen=True, kw_only=True):
+    """All confidential documents of a pod that is gone were erased. What cites them, and every proof, stays."""
+
+    TYPE: ClassVar[str] = "log.erased"
+    pod_id: PodId
+    entries: int  # documents that can be read no more
+    reason: str  # in the words of whoever wanted it
+    login_uid: int = 4294967295  # theirs, /proc/PID/loginuid; 2**32 - 1 means none was set
+
+
+enter(Founded, KeyRotated, KeyReplaced, Sealed, Erased)

@@ -137,9 +137,18 @@ class RuntimeConfigured(Event, frozen=True, kw_only=True):
     pod_cidr: str
 
 
+class RedactionConfigured(Event, frozen=True, kw_only=True):
+    """Other rules say what is a secret from here on, or another salt hides it, than those that the log knew last."""
+
+    TYPE: ClassVar[str] = "node.redaction_configured"
+    policy: Digest  # document: the rules, as JSON
+    salt_id: str  # 16 hex digits that name the node's salt; commitments of one salt can be compared
+
+
 enter(
     Started, Recovered, Stopped, PeerSeen, RequestRefused, ActorCrashed, ActorGaveUp, PluginJoined, PluginLeft,
     OrphanFound, NetworkFaulty,
     LogQuarantined,
     RuntimeConfigured,
+    RedactionConfigured,
 )  # fmt: skip

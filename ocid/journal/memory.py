@@ -13,11 +13,12 @@ from typing import ParamSpec, TypeVar
 import msgspec
 import trio
 
+from ocid.domain.confidential import Confidential, Erased
 from ocid.domain.merkle import Frontier
 from ocid.errors import NotFound
 from ocid.events import codec
 from ocid.events.envelope import Envelope
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 from ocid.journal.pending import Pending, Snapshot, VersionConflict
 from ocid.journal.writer import Writer
 from ocid.ports import Clock
@@ -36,6 +37,7 @@ class Disk(msgspec.Struct):
     records: list[bytes] = msgspec.field(default_factory=list)
     streams: dict[StreamId, list[int]] = msgspec.field(default_factory=dict)  # seqs, by version - 1
     documents: dict[bytes, bytes] = msgspec.field(default_factory=dict)
+    confidences: dict[Digest, Confidential | tuple[PodId, int]] = msgspec.field(default_factory=dict)  # or the erasure
     snapshots: dict[str, list[tuple[bytes, Snapshot]]] = msgspec.field(default_factory=dict)
     epoch: int = 0
     commits: int = 0  # over all lives
@@ -121,8 +123,12 @@ class MemoryLog:
             for envelope in envelopes:
                 self.disk.streams.setdefault(envelope.stream, []).append(envelope.seq)
         self.disk.records += records
-        for pending in batch:
+        for pending, envelopes in zip(batch, written, strict=True):
             self.disk.documents.update((sha256(document).digest(), document) for document in pending.documents)
+            for one in pending.confidences:
+                self.disk.confidences.setdefault(one.digest, one)
+            for digest, one in self._of(pending.erases):
+                self.disk.confidences[digest] = (one.pod_id, envelopes[0].seq)
         if self._after_commit is not None:
             self._after_commit(self.disk.commits)
         self._failed = False
@@ -152,9 +158,26 @@ class MemoryLog:
     def document(self, digest: Digest) -> bytes:
         """See ``Log``."""
         found = self.disk.documents.get(bytes.fromhex(digest.removeprefix("sha256:")))
-        if found is None:
+        if found is not None:
+            return found
+        confidential = self.disk.confidences.get(digest)
+        if confidential is None:
             raise NotFound("document", digest)
-        return found
+        if isinstance(confidential, tuple):
+            raise Erased(digest, *confidential)
+        return confidential.text
+
+    def confidences(self, pod_id: PodId) -> int:
+        """See ``Log``."""
+        return len(self._of(pod_id))
+
+    def sweep_erased(self, limit: int) -> int:
+        """See ``Log``. Here nothing is left of them."""
+        return 0
+
+    def _of(self, pod_id: PodId | None) -> list[tuple[Digest, Confidential]]:
+        kept = self.disk.confidences.items()
+        return [(digest, one) for digest, one in kept if isinstance(one, Confidential) and one.pod_id == pod_id]
 
     def snapshot(self, name: str, schema_hash: bytes) -> Snapshot | None:
         """See ``Log``."""

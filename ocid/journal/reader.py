@@ -24,6 +24,7 @@ from ocid.events import codec
 from ocid.events.codec import NO_HASH, Damaged
 from ocid.events.envelope import Envelope
 from ocid.ids import Digest, StreamId
+from ocid.journal.confiding import Confiding
 from ocid.journal.pending import Snapshot
 
 FORMAT: Final = b"1"
@@ -35,11 +36,11 @@ READ_S_MAX: Final = 0.2  # in one transaction
 
 U64: Final = struct.Struct(">Q")
 MINUTE_NS: Final = 60 * 10**9
-DATABASES: Final = (b"ev", b"st", b"ti", b"dc", b"mt", b"sn", b"mk")
+DATABASES: Final = (b"ev", b"st", b"ti", b"dc", b"se", b"mt", b"sn", b"mk")
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 
 
-class Reader:
+class Reader(Confiding):
     """One log, open for reading; works while a daemon writes it. Any thread may read."""
 
     def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = True) -> None:
@@ -116,7 +117,7 @@ class Reader:
             return txn.stat(self._db[b"st"])["entries"]
 
     def check_documents(self) -> int:
-        """Recompute the digest of every document and return how many there are.
+        """Recompute the digest of every document, confidential ones included, and return how many there are.
 
         Raises:
             Damaged: one has another digest.
@@ -133,7 +134,7 @@ class Reader:
                     count += 1
                     more = cursor.next()
                 after = cursor.key() if more else None
-        return count
+        return count + self.check_confidences(READ_S_MAX)
 
     def genesis(self) -> bytes:
         """Return what record 1 cites: 32 zero bytes, or the last good hash of the log quarantined before this one."""
@@ -225,17 +226,18 @@ class Reader:
             after_version = envelopes[-1].version
 
     def document(self, digest: Digest) -> bytes:
-        """Return a stored document.
+        """Return a stored document: one by its digest, or a pod's confidential one by its commitment.
 
         Raises:
             NotFound: no event ever brought it.
+            Erased: it was confidential, and was erased.
             Damaged: the stored bytes do not have this digest.
         """
         key = bytes.fromhex(digest.removeprefix("sha256:"))
         with self._reading() as txn:
             stored = txn.get(key, db=self._db[b"dc"])
         if stored is None:
-            raise NotFound("document", digest)
+            return self.confidential(digest).text
         if sha256(stored).digest() != key:
             raise Damaged(f"the stored document {digest} has another digest")
         return stored

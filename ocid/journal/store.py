@@ -6,6 +6,7 @@ Databases, all in one transaction (few, for each costs every commit a path of pa
     st  stream ‖ 0x00 ‖ version (8 bytes)           → seq (8 bytes)
     ti  minute of the Unix epoch (8 bytes)         → seq of the first event written in it
     dc  sha256 (32 bytes)                          → document
+    se  pods' confidential texts, see ``ocid.journal.vault``
     mt  level (1 byte) ‖ index (8 bytes)           → hash of a complete subtree, see ``ocid.domain.merkle``
     sn  projection ‖ 0x00 ‖ seq (8 bytes)           → snapshot: msgpack of schema hash, sha256 of state, state
     mk  "format", "epoch", "boot", "genesis", "stop" → facts about the log itself
@@ -31,6 +32,7 @@ from ocid.events import codec
 from ocid.events.codec import NO_HASH
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
+from ocid.journal import vault
 from ocid.journal.pending import Pending, VersionConflict
 from ocid.journal.reader import FORMAT, MAP_BYTES, MINUTE_NS, U64, Reader, keys, node_key, stream_key
 
@@ -122,6 +124,10 @@ class Store(Reader):
                         raise VersionConflict(index, pending, version)
                     for document in pending.documents:
                         txn.put(sha256(document).digest(), document, db=self._db[b"dc"], overwrite=False)
+                    for confidential in pending.confidences:
+                        vault.put(txn, self._db[vault.NAME], confidential)
+                    if pending.erases is not None:
+                        vault.erase(txn, self._db[vault.NAME], pending.erases, seq + 1)
                     envelopes, prev = self._put(txn, tree, pending, seq, prev, wall_ns, boot_ns)
                     written.append(envelopes)
                     seq += len(envelopes)
@@ -206,6 +212,11 @@ class Store(Reader):
                 if attempt == 2:
                     raise
                 self._grow()
+
+    def sweep_erased(self, limit: int) -> int:
+        """Delete up to *limit* encrypted texts whose pod's key is gone, and return how many that were."""
+        with self._env.begin(write=True) as txn:
+            return vault.sweep(txn, self._db[vault.NAME], limit)
 
     def head(self) -> merkle.Frontier:
         """Return the tree over all records, which goes on growing; this one does not."""

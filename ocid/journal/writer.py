@@ -14,11 +14,12 @@ from typing import Final
 import outcome
 import trio
 
+from ocid.domain.confidential import Beside
 from ocid.domain.merkle import Frontier
 from ocid.errors import Exhausted, Unavailable
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 from ocid.journal.feed import Feed
 from ocid.journal.pending import Log, Pending, Snapshot, VersionConflict, prepare
 from ocid.journal.worker import Runner, Worker
@@ -80,7 +81,7 @@ class Writer:
         expected_version: int,
         events: Sequence[Event],
         context: Context,
-        documents: Sequence[bytes] = (),
+        documents: Sequence[Beside] = (),
     ) -> tuple[Envelope, ...]:
         """See ``ocid.ports.Journal.append``.
 
@@ -111,6 +112,14 @@ class Writer:
     def document(self, digest: Digest) -> bytes:
         """See ``ocid.ports.Journal.document``."""
         return self._log.document(digest)
+
+    async def confidences(self, pod_id: PodId) -> int:
+        """See ``ocid.ports.log.ErasingJournal.confidences``."""
+        return await self._running().read(self._log.confidences, pod_id)
+
+    async def sweep_erased(self, limit: int) -> int:
+        """See ``ocid.ports.log.ErasingJournal.sweep_erased``."""
+        return await self._running().write(self._log.sweep_erased, limit)
 
     def read_stream(self, stream: StreamId, after_version: int = 0) -> list[Envelope]:
         """Return the committed events of *stream* after *after_version*."""

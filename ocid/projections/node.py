@@ -18,6 +18,7 @@ class Node(msgspec.Struct, kw_only=True):
     stopped: bool = False
     peers: dict[int, events.PeerSeen] = {}  # seq of node.peer_seen → the peer
     given_up: dict[str, str] = {}  # stream → error
+    redaction: events.RedactionConfigured | None = None
     pod_cidr: str = ""  # as the kubelet told it last
 
     def apply(self, envelope: Envelope) -> None:
@@ -37,5 +38,7 @@ class Node(msgspec.Struct, kw_only=True):
                 self.given_up[stream] = error
             case events.RuntimeConfigured(pod_cidr=pod_cidr):
                 self.pod_cidr = pod_cidr
+            case events.RedactionConfigured() as redaction:
+                self.redaction = redaction
             case _:
                 pass

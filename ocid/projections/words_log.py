@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ocid.events import log
+from ocid.projections.text import short
 from ocid.projections.vocabulary import says
 
+NO_LOGIN = 2**32 - 1
 _OCCASIONS = {
     "start": "as the daemon started",
     "events": "after many events",
@@ -36,6 +38,13 @@ def replaced(event: log.KeyReplaced) -> str:
 def sealed(event: log.Sealed) -> str:
     """Say up to where."""
     return f"records up to {event.size} signed {_OCCASIONS.get(event.occasion, event.occasion)}"
+
+
+@says(log.Erased)
+def erased(event: log.Erased) -> str:
+    """Say what of which pod, and why."""
+    by = "" if event.login_uid == NO_LOGIN else f", by login uid {event.login_uid}"
+    return f"{event.entries} documents of pod {short(event.pod_id)} erased{by}: {event.reason}"
 
 
 def _key(text: str) -> str:

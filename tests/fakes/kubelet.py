@@ -11,6 +11,7 @@ import trio
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
 from ocid.domain import catalog, checkpoint, container, container_update, exec as execution, networks, pod
+from ocid.domain.confidential import Confidential
 from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
@@ -200,7 +201,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
     if actor is None:
         pod_id = PodId(core.host.new_id(64))
         run_dir = core.host.settings.run / "pods" / pod_id
-        document = msgspec.json.encode(config)
+        document = core.host.confide(pod_id, msgspec.json.encode(config))
         network = "host" if config.host_network else core.host.network.kind("")
         further = networks.wishes(config.annotations)
         if further:
@@ -212,7 +213,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             uid=meta.uid,
             attempt=meta.attempt,
             created_at_ns=core.host.clock.wall_ns(),
-            config=digest_of(document),
+            config=document.digest,
             handler="",
             network=network,
             addresses=core.leasing.choose(pod_id, core.host.network.subnets()) if network == "bridge" else (),
@@ -274,7 +275,7 @@ def _declare(
     declared: pod_events.Declared,
     config: ContainerConfig,
     origin: container_events.Origin | None,
-) -> tuple[container_events.Declared, bytes, dict[int, bytes]]:
+) -> tuple[container_events.Declared, Confidential, dict[int, bytes]]:
     images = _catalog(core)
     image_id = catalog.find(images, config.working_dir)
     if image_id is None:
@@ -283,7 +284,7 @@ def _declare(
     container_id = ContainerId(core.host.new_id(64))
     config = config.with_images_found(lambda mount: _image_of(images, "" if mount.image is None else mount.image.image))
     redacted, secrets = redact(msgspec.structs.replace(config, working_dir="/"), DEFAULT_RULES, SALT)
-    document = msgspec.json.encode(redacted)
+    document = core.host.confide(declared.pod_id, msgspec.json.encode(redacted))
     settings = core.host.settings
     made = container_events.Declared(
         container_id=container_id,
@@ -291,7 +292,7 @@ def _declare(
         name=config.metadata.name,
         attempt=config.metadata.attempt,
         created_at_ns=core.host.clock.wall_ns(),
-        config=digest_of(document),
+        config=document.digest,
         secrets=len(secrets),
         image_id=image_id,
         image_ref=image.names[-1] if image.names else image_id,
@@ -419,27 +420,28 @@ def _catalog(core: Core) -> catalog.Catalog:
 async def _exec_sync(
     core: Core, container_id: ContainerId, argv: tuple[str, ...], timeout_s: int
 ) -> exec_events.Finished:
-    if not core.container_of(container_id).running:
+    state = core.container_of(container_id)
+    if not state.running or state.declared is None:
         raise NotFound("running container", container_id)
     exec_id = ExecId(core.host.new_id(32))
     job = core.exec_effects.jobs[exec_id] = Job(argv=argv, timeout_s=float(timeout_s) if timeout_s else None)
-    document = msgspec.json.encode(argv)
+    document = core.host.confide(state.declared.pod_id, msgspec.json.encode(argv))
     requested = exec_events.Requested(
         exec_id=exec_id,
         container_id=container_id,
-        argv=digest_of(document),
+        argv=document.digest,
         argv_brief=" ".join(argv),
         timeout_s=timeout_s,
     )
     actor = core.execs.create(exec_id)
     try:
         await actor.ask(execution.Run(requested=requested), KUBELET, (document,))
-        state = await actor.until(lambda one: one.ended)
+        end = await actor.until(lambda one: one.ended)
     except trio.Cancelled:
         job.unwanted.set()
         raise
-    if state.failed is not None:
-        raise revive(state.failed.error, state.failed.message)
-    if state.finished is None:
+    if end.failed is not None:
+        raise revive(end.failed.error, end.failed.message)
+    if end.finished is None:
         raise Unavailable("the command was lost")
-    return state.finished
+    return end.finished
