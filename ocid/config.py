@@ -13,11 +13,12 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
 from ocid import config_files, config_redaction
+from ocid.classes import DataClass, Sensitive
 from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
 from ocid.config_redaction import Redaction
@@ -37,6 +38,8 @@ Rlimit = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """One table of the file."""
+
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC  # where a field does not say otherwise
 
 
 class Handler(Section, frozen=True, kw_only=True):
@@ -122,7 +125,7 @@ class Streaming(Section, frozen=True, kw_only=True):
 class Containers(Section, frozen=True, kw_only=True):
     """[containers] What containers get that neither the kubelet nor their image asks for."""
 
-    env: tuple[str, ...] = ()  # "NAME=value", weaker than the image's
+    env: tuple[Sensitive, ...] = ()  # "NAME=value", weaker than the image's
     rlimits: dict[str, tuple[Rlimit, Rlimit]] = {}  # RLIMIT_NOFILE = [soft, hard]
     pids_limit: Annotated[int, msgspec.Meta(ge=0, le=1 << 22)] = 0  # processes in one container; 0: the pod's limit
     annotation_prefixes: tuple[str, ...] = ()  # annotations passed on to the OCI runtime

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from ocid.classes import Public
+
 PATTERNS_MAX: Final = 64  # of each kind; every text that is written down is searched for each
 PATTERN_CHARS_MAX: Final = 512
 
@@ -16,8 +18,8 @@ class Redaction(msgspec.Struct, frozen=True, kw_only=True):
     """[redaction] What never reaches the log: each secret is replaced by a salted commitment."""
 
     defaults: bool = True  # the built-in patterns count, too; false leaves only those below
-    names: tuple[str, ...] = ()  # regular expressions for names of variables and flags, searched in upper case
-    values: tuple[str, ...] = ()  # regular expressions for values, whatever they are called
+    names: tuple[Public, ...] = ()  # regular expressions for names of variables and flags, searched in upper case
+    values: tuple[Public, ...] = ()  # regular expressions for values, whatever they are called
 
 
 def problems(redaction: Redaction) -> Iterator[tuple[str, str]]:

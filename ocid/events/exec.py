@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import ContainerId, Digest, ExecId
 
@@ -15,9 +16,9 @@ class Requested(Event, frozen=True, kw_only=True):
     exec_id: ExecId
     container_id: ContainerId
     argv: Digest  # document: the command after redaction, a JSON list of strings
-    argv_brief: str  # the same as one line, cut to 200 characters
+    argv_brief: Sensitive  # the same as one line, cut to 200 characters
     timeout_s: int  # 0 for none
-    audit_hints: tuple[str, ...] = ()  # "NAME=value" in the command; a client's claim of its API request, no proof
+    audit_hints: tuple[Sensitive, ...] = ()  # "NAME=value" of the command; a client's claim of its request, no proof
 
 
 class Finished(Event, frozen=True, kw_only=True):
@@ -35,15 +36,15 @@ class Failed(Event, frozen=True, kw_only=True):
     """The command could not be run."""
 
     TYPE: ClassVar[str] = "exec.failed"
-    error: str
-    message: str
+    error: Public
+    message: Sensitive
 
 
 class Abandoned(Event, frozen=True, kw_only=True):
     """The daemon ended while the command ran; how it ended is not known. It was killed if it was still there."""
 
     TYPE: ClassVar[str] = "exec.abandoned"
-    reason: str
+    reason: Sensitive
 
 
 ExecEvent = Requested | Finished | Failed | Abandoned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import Digest, PodId, StreamId
 
@@ -14,15 +15,15 @@ class Founded(Event, frozen=True, kw_only=True):
     """The log got a name, which all its checkpoints bear, and the key that signs them."""
 
     TYPE: ClassVar[str] = "log.founded"
-    origin: str  # C2SP tlog-checkpoint: "ocid/<node>/<random>"
-    key: str  # C2SP signed-note verifier key: NAME+ID+KEY
+    origin: Public  # C2SP tlog-checkpoint: "ocid/<node>/<random>"
+    key: Public  # C2SP signed-note verifier key: NAME+ID+KEY
 
 
 class KeyRotated(Event, frozen=True, kw_only=True):
     """Another key signs from here on, and the one before vouches for it."""
 
     TYPE: ClassVar[str] = "log.key_rotated"
-    key: str  # the new one
+    key: Public  # the new one
     note: Digest  # document: the new key, signed as a note by the old one
 
 
@@ -30,8 +31,8 @@ class KeyReplaced(Event, frozen=True, kw_only=True):
     """The key that signed until now is gone, and nothing vouches for the new one but this node's word."""
 
     TYPE: ClassVar[str] = "log.key_replaced"
-    key: str
-    reason: str
+    key: Public
+    reason: Sensitive
 
 
 class Sealed(Event, frozen=True, kw_only=True):
@@ -39,9 +40,9 @@ class Sealed(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "log.sealed"
     size: int
-    root: str  # hex
+    root: Public  # hex
     note: Digest  # document: the checkpoint with its signatures
-    occasion: str  # "start", "events", "time", "rotation" or "stop"
+    occasion: Public  # "start", "events", "time", "rotation" or "stop"
 
 
 class Erased(Event, frozen=True, kw_only=True):
@@ -50,7 +51,7 @@ class Erased(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "log.erased"
     pod_id: PodId
     entries: int  # documents that can be read no more
-    reason: str  # in the words of whoever wanted it
+    reason: Sensitive  # in the words of whoever wanted it
     login_uid: int = 4294967295  # theirs, /proc/PID/loginuid; 2**32 - 1 means none was set
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import Digest, PodId, StreamId
 
@@ -15,11 +16,11 @@ class Started(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.started"
     epoch: int
-    ocid_version: str
+    ocid_version: Public
     pid: int
-    kernel: str  # uname release
-    cgroup_mode: str  # "v1", "hybrid" or "v2"
-    cgroup_driver: str  # "cgroupfs" or "systemd"
+    kernel: Public  # uname release
+    cgroup_mode: Public  # "v1", "hybrid" or "v2"
+    cgroup_driver: Public  # "cgroupfs" or "systemd"
     config: Digest  # document: the configuration in force, as JSON
     after_clean_stop: bool
     rebooted: bool  # the boot id differs from that of the epoch before
@@ -40,7 +41,7 @@ class Stopped(Event, frozen=True, kw_only=True):
     """The daemon stopped on purpose; containers go on."""
 
     TYPE: ClassVar[str] = "node.stopped"
-    reason: str
+    reason: Sensitive
 
 
 class PeerSeen(Event, frozen=True, kw_only=True):
@@ -54,9 +55,9 @@ class PeerSeen(Event, frozen=True, kw_only=True):
     start_ticks: int  # /proc/PID/stat field 22, clock ticks since boot; 0 if the process was gone
     uid: int
     gid: int
-    exe: str
-    comm: str
-    cgroup: str
+    exe: Public
+    comm: Public
+    cgroup: Public
     login_uid: int = 4294967295  # /proc/PID/loginuid; 2**32 - 1 means none was set
 
 
@@ -64,9 +65,9 @@ class RequestRefused(Event, frozen=True, kw_only=True):
     """A request that would have changed something was refused before any aggregate saw it."""
 
     TYPE: ClassVar[str] = "node.request_refused"
-    rpc: str
-    error: str  # class name from ocid.errors
-    message: str
+    rpc: Public
+    error: Public  # class name from ocid.errors
+    message: Sensitive
 
 
 class ActorCrashed(Event, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ class ActorCrashed(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.actor_crashed"
     stream: StreamId
-    error: str
+    error: Sensitive
     crashes: int  # within the budget's window, this one included
 
 
@@ -83,14 +84,14 @@ class ActorGaveUp(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.actor_gave_up"
     stream: StreamId
-    error: str
+    error: Sensitive
 
 
 class PluginJoined(Event, frozen=True, kw_only=True):
     """A plugin connected, and learned what lives on the node; from now on it is asked."""
 
     TYPE: ClassVar[str] = "node.plugin_joined"
-    plugin: str  # index and name, "10-logger"
+    plugin: Public  # index and name, "10-logger"
     pid: int  # 0 where the kernel does not tell
     events: int  # what it listens to: bit n - 1 for NRI's event n
 
@@ -99,17 +100,17 @@ class PluginLeft(Event, frozen=True, kw_only=True):
     """A plugin hung up, or was cut off for not answering."""
 
     TYPE: ClassVar[str] = "node.plugin_left"
-    plugin: str
-    reason: str
+    plugin: Public
+    reason: Sensitive
 
 
 class OrphanFound(Event, frozen=True, kw_only=True):
     """Something under our own prefixes that no stream names was found and dealt with."""
 
     TYPE: ClassVar[str] = "node.orphan_found"
-    kind: str  # "container", "mount", "netns", "cgroup", "directory", "link"
-    name: str
-    action: str  # "removed" or "left"
+    kind: Public  # "container", "mount", "netns", "cgroup", "directory", "link"
+    name: Public
+    action: Public  # "removed" or "left"
 
 
 class NetworkFaulty(Event, frozen=True, kw_only=True):
@@ -117,24 +118,24 @@ class NetworkFaulty(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.network_faulty"
     pod_id: PodId
-    message: str  # of the plugin
+    message: Sensitive  # of the plugin
 
 
 class LogQuarantined(Event, frozen=True, kw_only=True):
     """The log before this one was damaged. It was set aside, and this log begins anew from what was running."""
 
     TYPE: ClassVar[str] = "node.log_quarantined"
-    path: str
-    reason: str
+    path: Sensitive
+    reason: Sensitive
     last_good_seq: int  # 0 when nothing could be read
-    last_good_hash: str  # hex
+    last_good_hash: Public  # hex
 
 
 class RuntimeConfigured(Event, frozen=True, kw_only=True):
     """UpdateRuntimeConfig told the node's pod CIDR. The networks of this node are configured elsewhere."""
 
     TYPE: ClassVar[str] = "node.runtime_configured"
-    pod_cidr: str
+    pod_cidr: Public
 
 
 class RedactionConfigured(Event, frozen=True, kw_only=True):
@@ -142,7 +143,7 @@ class RedactionConfigured(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.redaction_configured"
     policy: Digest  # document: the rules, as JSON
-    salt_id: str  # 16 hex digits that name the node's salt; commitments of one salt can be compared
+    salt_id: Public  # 16 hex digits that name the node's salt; commitments of one salt can be compared
 
 
 enter(
