@@ -125,7 +125,8 @@ def _open_log(config: Config) -> Opened:
 
 async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, stop: trio.Event) -> None:
     """Fold the log, open the host, recover, serve until *stop*; then everything ends before the log does."""
-    config, writer = loaded.config, Writer(opened.store, SystemClock())
+    config, rules = loaded.config, policy.configured(loaded.config)
+    writer = Writer(opened.store, SystemClock(), scrub=policy.scrubber(rules, node_salt(Path(config.root))))
     view = _fold(opened)
     writer.subscribe(view.apply)
     sealer = _sealer(config, view, writer, opened)
@@ -158,8 +159,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.start_soon(host.network.watch)
             actors.start_soon(recovery.check_networks, core)
             actors.start_soon(sealer.run)
-            wishes, is_there = ErasureFiles(host.settings.root), view.pods.rows.__contains__
-            actors.start_soon(Eraser(writer, sealer, wishes, host.salts, is_there).run)
+            actors.start_soon(Eraser(writer, sealer, ErasureFiles(Path(config.root)), host.salts, view.pods).run)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False

@@ -233,7 +233,7 @@ class Actor(Generic[State]):
             return
         if facts:
             self._follows = Context(correlation=context.correlation, cause=written[-1].seq)
-            self.state = functools.reduce(self.decider.evolve, facts, self.state)
+            self.state = functools.reduce(self.decider.evolve, (one.event for one in written), self.state)
             self.version += len(facts)
             self._wake()
         ask.answered.set()

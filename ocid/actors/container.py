@@ -66,8 +66,7 @@ class ContainerEffects:
         except OcidError as error:
             step = type(effect).__name__.removesuffix("Effect")
             now_ns = self._host.clock.wall_ns()
-            said = self._host.redacted(error.message)
-            return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=said, at_ns=now_ns))
+            return Note(domain.NoteFailed(step=step, error=type(error).__name__, message=error.message, at_ns=now_ns))
 
     async def _perform(self, effect: domain.Effect, declared: Declared, state: Container) -> Note:
         host, hooks, started_at_ns = self._host, self.hooks, state.started_at_ns

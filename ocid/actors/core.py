@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-import msgspec
 import trio
 
 from ocid.actors import wishes
@@ -31,7 +30,6 @@ from ocid.domain.pod import Pod
 from ocid.domain.pull import Pull
 from ocid.domain.session import Session
 from ocid.errors import Exhausted
-from ocid.events.node import ActorCrashed, ActorGaveUp
 from ocid.ids import ContainerId, PodId
 from ocid.projections import containers, pods
 from ocid.projections.view import View
@@ -45,7 +43,7 @@ class Core:
         self.host = host
         self.view = view
         self.recorder = Recorder(host.journal, view.node_version)
-        self.supervisor = Supervisor(host.journal, nursery, self._record_crash)
+        self.supervisor = Supervisor(host.journal, nursery, self.recorder.record)
         journal, supervisor = host.journal, self.supervisor
         self.pods: Kind[Pod] = Kind("pod", pod, journal, supervisor, _pod_key)
         self.containers: Kind[Container] = Kind(
@@ -95,9 +93,6 @@ class Core:
         """
         if (actor := self.containers.find(container_id)) is not None:
             await wishes.evict(self.host, actor, plugin, reason, wait=wait)
-
-    def _record_crash(self, event: ActorCrashed | ActorGaveUp) -> None:
-        self.recorder.record(msgspec.structs.replace(event, error=self.host.redacted(event.error)))
 
     def _container_given_up(self, actor: Actor[Container], reason: str) -> None:
         """A container that nobody watches makes its pod NotReady: the kubelet then replaces the pod."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import trio
 
 from ocid.actors.salts import Salts
 from ocid.actors.sealing import Sealer
 from ocid.events.log import Erased
-from ocid.ids import PodId
 from ocid.ports.erasures import ErasureWish, ErasureWishes
 from ocid.ports.log import ErasingJournal
+from ocid.projections.pods import Pods
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +28,14 @@ class Eraser:
         sealer: Sealer,
         wishes: ErasureWishes,
         salts: Salts,
-        is_there: Callable[[PodId], bool],
+        pods: Pods,
     ) -> None:
-        """*is_there* says whether a pod is on the node, in whatever state."""
+        """*pods* are those on the node, in whatever state."""
         self._journal = journal
         self._sealer = sealer
         self._wishes = wishes
         self._salts = salts
-        self._is_there = is_there
+        self._pods = pods
 
     async def run(self) -> None:
         """Grant wishes until cancelled."""
@@ -48,7 +47,7 @@ class Eraser:
             await trio.sleep(PERIOD_S)
 
     async def _grant(self, wish: ErasureWish) -> None:
-        if self._is_there(wish.pod_id):
+        if wish.pod_id in self._pods.rows:
             log.error("nothing of pod %s is erased: it is still on this node; remove it first", wish.pod_id)
             return
         entries = await self._journal.confidences(wish.pod_id)

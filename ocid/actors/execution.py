@@ -45,9 +45,7 @@ class ExecEffects:
                 try:
                     return await self._run(state.requested)
                 except OcidError as error:
-                    return Note(
-                        domain.NoteFailed(error=type(error).__name__, message=self._host.redacted(error.message))
-                    )
+                    return Note(domain.NoteFailed(error=type(error).__name__, message=error.message))
                 finally:
                     job = self.jobs.get(state.requested.exec_id)
                     if job is not None and job.unwanted.is_set():

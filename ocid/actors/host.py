@@ -11,7 +11,7 @@ import trio
 from ocid.actors.actor import Note
 from ocid.actors.salts import Salts
 from ocid.domain.confidential import SALT_BYTES, Confidential
-from ocid.domain.redaction import DEFAULT_RULES, RedactionRules, redact_text
+from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
 from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
 from ocid.ids import PodId
@@ -21,7 +21,6 @@ from ocid.ports.confinement import Confinement, NoConfinement
 from ocid.ports.plugins import NoPlugins, Plugins
 from ocid.ports.streaming import Streams
 
-MESSAGE_CHARS_MAX = 8192  # of an error that is written down; records cut it further
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 60.0
 
@@ -64,10 +63,6 @@ class Host:
     archives: Archives = field(default_factory=NoArchives)
     confinement: Confinement = field(default_factory=NoConfinement)
     salts: Salts = field(default_factory=Salts)
-
-    def redacted(self, message: str) -> str:
-        """Return an error's words fit to be written down: a tool may repeat what it was given."""
-        return redact_text(message[:MESSAGE_CHARS_MAX], self.settings.redaction, self.settings.salt)
 
     def confide(self, pod_id: PodId, text: bytes) -> Confidential:
         """Return *text* as one that is erased with *pod_id*'s other ones, for the commit of what cites it."""

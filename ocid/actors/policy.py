@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from ocid.actors.recorder import Recorder
 from ocid.config import Config
-from ocid.domain.redaction import RedactionRules, commitment, is_secret, policy_document, rules_of, salt_id
+from ocid.domain.redaction import RedactionRules, commitment, is_secret, policy_document, redact_text, rules_of, salt_id
+from ocid.events.base import Event
+from ocid.events.codec import FREE_TEXT
 from ocid.events.node import RedactionConfigured
 from ocid.ids import digest_of
 from ocid.projections.node import Node
@@ -18,6 +21,17 @@ def configured(config: Config) -> RedactionRules:
     """Return the rules that *config* asks for."""
     wanted = config.redaction
     return rules_of(defaults=wanted.defaults, names=wanted.names, values=wanted.values)
+
+
+def scrubber(rules: RedactionRules, salt: bytes) -> Callable[[Event], Event]:
+    """Return what takes secrets out of an event's free text: tools, plugins and clients repeat what they were given."""
+
+    def scrub(event: Event) -> Event:
+        said = {name: text for name in FREE_TEXT if isinstance(text := getattr(event, name, ""), str) and text}
+        fit = {name: redacted for name, text in said.items() if (redacted := redact_text(text, rules, salt)) != text}
+        return msgspec.structs.replace(event, **fit) if fit else event
+
+    return scrub
 
 
 async def record(recorder: Recorder, node: Node, rules: RedactionRules, salt: bytes) -> None:

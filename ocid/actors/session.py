@@ -14,6 +14,7 @@ from ocid.actors.directory import Kind as Directory
 from ocid.actors.forwarding import Forwarding
 from ocid.actors.host import Host
 from ocid.domain import session as domain
+from ocid.domain.redaction import redact_text
 from ocid.domain.session import Session
 from ocid.errors import OcidError, WrongState
 from ocid.events import session as events
@@ -101,7 +102,8 @@ class SessionEffects:
             closed = await self._served(requested, job)
         except OcidError as error:
             job.error = error.message
-            said = self._host.redacted(error.message[:MESSAGE_CHARS_MAX])
+            settings = self._host.settings
+            said = redact_text(error.message[:MESSAGE_CHARS_MAX], settings.redaction, settings.salt)
             return Note(domain.NoteFailed(error=type(error).__name__, message=said))
         took_ms = (self._host.clock.boot_ns() - began_ns) // 1_000_000
         return Note(domain.NoteClosed(closed=msgspec.structs.replace(closed, took_ms=took_ms)))

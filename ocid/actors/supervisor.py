@@ -12,6 +12,7 @@ import trio
 from ocid.actors.actor import Actor
 from ocid.errors import Unavailable
 from ocid.events import node
+from ocid.events.base import Event
 from ocid.ports import Journal
 
 log = logging.getLogger(__name__)
@@ -21,13 +22,11 @@ WINDOW_S = 30.0
 BACKOFF_S = 0.1  # before the first restart; doubled with each crash in the window
 ERROR_CHARS_MAX = 500
 
-Crash = node.ActorCrashed | node.ActorGaveUp
-
 
 class Supervisor:
     """Runs actors in a nursery of its own. A crash never leaves its actor, and never touches what the actor made."""
 
-    def __init__(self, journal: Journal, nursery: trio.Nursery, record: Callable[[Crash], object]) -> None:
+    def __init__(self, journal: Journal, nursery: trio.Nursery, record: Callable[[Event], object]) -> None:
         """*record* puts an event on the node's own stream, without waiting for it."""
         self._journal = journal
         self._nursery = nursery

@@ -208,8 +208,7 @@ async def _context(facade: Facade, name: str, connection: Any) -> Context:
 
 async def _refused(facade: Facade, name: str, connection: Any, error: OcidError) -> None:
     """Record a request that failed, with who made it."""
-    said = facade.core.host.redacted(error.message)[:1000]
-    event = node.RequestRefused(rpc=name, error=type(error).__name__, message=said)
+    event = node.RequestRefused(rpc=name, error=type(error).__name__, message=error.message[:1000])
     await facade.core.recorder.append(event, await _context(facade, name, connection))
 
 

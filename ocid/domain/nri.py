@@ -94,6 +94,8 @@ class ContainerFacts(msgspec.Struct, frozen=True, kw_only=True):
 class DeviceRule(msgspec.Struct, frozen=True, kw_only=True):
     """OCI linux.resources.devices."""
 
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
+
     allow: bool
     kind: str = ""
     major: int | None = None

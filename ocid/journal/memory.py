@@ -6,7 +6,7 @@ real one where strictness finds bugs: an event that is too large is an ``Asserti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import ParamSpec, TypeVar
 
@@ -17,6 +17,7 @@ from ocid.domain.confidential import Confidential, Erased
 from ocid.domain.merkle import Frontier
 from ocid.errors import NotFound
 from ocid.events import codec
+from ocid.events.base import Event
 from ocid.events.envelope import Envelope
 from ocid.ids import Digest, PodId, StreamId
 from ocid.journal.pending import Pending, Snapshot, VersionConflict
@@ -41,6 +42,12 @@ class Disk(msgspec.Struct):
     snapshots: dict[str, list[tuple[bytes, Snapshot]]] = msgspec.field(default_factory=dict)
     epoch: int = 0
     commits: int = 0  # over all lives
+
+    def readable(self) -> Iterator[bytes]:
+        """Yield every record and every text that can be read, confidential ones too: where no secret may be."""
+        yield from self.records
+        yield from self.documents.values()
+        yield from (one.text for one in self.confidences.values() if isinstance(one, Confidential))
 
 
 class MemoryLog:
@@ -214,6 +221,8 @@ class Inline:
         """Nothing to end."""
 
 
-def memory_journal(log: MemoryLog, clock: Clock, *, commit_s: float = 0.0) -> Writer:
+def memory_journal(
+    log: MemoryLog, clock: Clock, *, commit_s: float = 0.0, scrub: Callable[[Event], Event] = lambda event: event
+) -> Writer:
     """Return a journal over *log* that needs no threads, so it can run under ``MockClock`` with autojump."""
-    return Writer(log, clock, runner=lambda: Inline(commit_s), strict=True)
+    return Writer(log, clock, runner=lambda: Inline(commit_s), strict=True, scrub=scrub)

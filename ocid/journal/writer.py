@@ -32,23 +32,38 @@ REPLAY_CHUNK: Final = 2048
 _STOPPING: Final = "the log is closed: the daemon is stopping"
 
 Apply = Callable[[Envelope], None]
+Scrub = Callable[[Event], Event]
+
+
+def _as_it_is(event: Event) -> Event:
+    return event
 
 
 class Writer:
     """Implements the port ``Journal`` over a ``Log``. Exactly one task runs ``run``."""
 
-    def __init__(self, log: Log, clock: Clock, *, runner: Callable[[], Runner] = Worker, strict: bool = False) -> None:
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        *,
+        runner: Callable[[], Runner] = Worker,
+        strict: bool = False,
+        scrub: Scrub = _as_it_is,
+    ) -> None:
         """Write *log*, which nobody else writes.
 
         Args:
             log: on disk or in memory.
             clock: read once for each commit.
             runner: says where the log's blocking calls run.
+            scrub: takes what must not be written down out of an event, whoever says it.
             strict: makes an event that is too large an ``AssertionError``, for simulations.
         """
         self._log = log
         self._clock = clock
         self._strict = strict
+        self._scrub = scrub
         self._applies: list[Apply] = []
         self._queue: deque[_Ask] = deque()
         self._room = trio.lowlevel.ParkingLot()
@@ -92,7 +107,7 @@ class Writer:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            pending = prepare(stream, expected_version, events, context, documents)
+            pending = prepare(stream, expected_version, [self._scrub(one) for one in events], context, documents)
         except Exhausted as error:
             if self._strict:
                 raise AssertionError(str(error)) from error

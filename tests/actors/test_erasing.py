@@ -17,12 +17,13 @@ from ocid.events import log as events
 from ocid.events.envelope import DAEMON
 from ocid.events.log import LOG
 from ocid.events.node import NODE, Stopped
-from ocid.ids import PodId
+from ocid.ids import PodId, stream
 from ocid.journal.memory import Disk, MemoryLog, memory_journal
 from ocid.journal.writer import Writer
 from ocid.ports.erasures import ErasureWish
 from ocid.projections.view import View
 from tests.actors.test_sealing import ORIGIN, TrioClock
+from tests.fakes.declared import pod_declared
 from tests.fakes.signers import FakeSigners
 
 POD, OTHER = PodId("a" * 64), PodId("b" * 64)
@@ -51,7 +52,9 @@ async def erasing(wishes: FakeWishes, *there: PodId, salts: Salts | None = None)
         await nursery.start(writer.run)
         await sealer.begin()
         await writer.append(NODE, 0, [Stopped(reason="")], DAEMON, [TEXT, KEPT])
-        nursery.start_soon(Eraser(writer, sealer, wishes, salts or Salts(), there.__contains__).run)
+        for pod_id in there:
+            await writer.append(stream("pod", pod_id), 0, [pod_declared(pod_id)], DAEMON)
+        nursery.start_soon(Eraser(writer, sealer, wishes, salts or Salts(), view.pods).run)
         await trio.sleep(5)
         yield writer
         nursery.cancel_scope.cancel()
