@@ -22,6 +22,7 @@ from ocid.ids import PodId
 from ocid.journal.looking import look
 from ocid.journal.verify import verify
 from tests.fakes.lives import JOB, WEB, Life, write_begin, write_job, write_web
+from tests.journal.helpers import python
 
 Run = Callable[..., tuple[int, str, str]]
 SALT = bytes(32)
