@@ -159,7 +159,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.start_soon(host.network.watch)
             actors.start_soon(recovery.check_networks, core)
             actors.start_soon(sealer.run)
-            actors.start_soon(Eraser(writer, sealer, ErasureFiles(Path(config.root)), host.salts, view.pods).run)
+            actors.start_soon(Eraser(writer, sealer, ErasureFiles(Path(config.root)), host.salts, view).run)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False

@@ -11,7 +11,7 @@ from ocid.actors.sealing import Sealer
 from ocid.events.log import Erased
 from ocid.ports.erasures import ErasureWish, ErasureWishes
 from ocid.ports.log import ErasingJournal
-from ocid.projections.pods import Pods
+from ocid.projections.view import View
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +28,14 @@ class Eraser:
         sealer: Sealer,
         wishes: ErasureWishes,
         salts: Salts,
-        pods: Pods,
+        view: View,
     ) -> None:
-        """*pods* are those on the node, in whatever state."""
+        """*view* follows the log: it says which pods and containers are on the node, in whatever state."""
         self._journal = journal
         self._sealer = sealer
         self._wishes = wishes
         self._salts = salts
-        self._pods = pods
+        self._view = view
 
     async def run(self) -> None:
         """Grant wishes until cancelled."""
@@ -47,7 +47,7 @@ class Eraser:
             await trio.sleep(PERIOD_S)
 
     async def _grant(self, wish: ErasureWish) -> None:
-        if wish.pod_id in self._pods.rows:
+        if wish.pod_id in self._view.pods.rows or wish.pod_id in self._view.containers.by_pod:
             log.error("nothing of pod %s is erased: it is still on this node; remove it first", wish.pod_id)
             return
         entries = await self._journal.confidences(wish.pod_id)

@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 
 EVENTS_MAX = 128  # of one append
 
+_CITING = (
+    "config", "image_manifest", "spec", "argv", "result", "manifest", "index", "change", "changes", "before", "limits",
+    "overhead", "resources",
+)  # fmt: skip
+
 
 async def rebuild(
     journal: Journal, envelopes: Iterable[Envelope], documents: Mapping[Digest, Document], source: str
@@ -88,7 +93,7 @@ def _of_mounted_images(events: Iterable[Event], documents: Mapping[Digest, Docum
 
 def _digests(event: Event) -> Iterable[Digest]:
     """Yield the documents that an event cites; by the rule that such fields are called so."""
-    for field in ("config", "image_manifest", "spec", "argv", "result", "manifest", "index"):
+    for field in _CITING:
         value = getattr(event, field, None)
         if isinstance(value, str) and value.startswith("sha256:"):
             yield Digest(value)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, loaded: Loaded, deps: Deps) -> int:
     with reading(loaded) as reader:
         pod_id = _pod(reader, args.pod)
         view = current_view(reader)
-        if pod_id in view.pods.rows:
+        if pod_id in view.pods.rows or pod_id in view.containers.by_pod:
             raise WrongState("pod", pod_id, wants="removed from this node", is_now="still on it")
         before = view.sealing.version
         wish = deps.wish_erasure(loaded, pod_id, reason)

@@ -28,7 +28,7 @@ class Declared(Event, frozen=True, kw_only=True):
     name: Public
     attempt: int
     created_at_ns: int
-    config: Digest  # document: ContainerConfig as JSON, secrets replaced by commitments, images of mounts by id
+    config: Digest  # confidential document: ContainerConfig as JSON, secrets replaced, images of mounts by id
     secrets: int  # how many values were replaced
     image_id: ImageId
     image_ref: Public  # repository@digest, or the image id where no repository is known
@@ -46,7 +46,7 @@ class Prepared(Event, frozen=True, kw_only=True):
     """The root file system is mounted and the OCI runtime spec is written."""
 
     TYPE: ClassVar[str] = "container.prepared"
-    spec: Digest  # document: the OCI runtime spec, secrets replaced
+    spec: Digest  # confidential document: the OCI runtime spec, secrets replaced
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
@@ -59,7 +59,7 @@ class Adjusted(Event, frozen=True, kw_only=True):
     plugins: tuple[Public, ...]  # who, in the order in which they were asked; at most 16
     count: int  # how many things they changed
     changes: Digest  # document: which plugin set or removed what, as JSON; values are in the specification
-    before: Digest  # document: the OCI runtime spec as it would be without them, secrets replaced
+    before: Digest  # confidential document: the OCI runtime spec as it would be without them, secrets replaced
 
 
 class Created(Event, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ class Requested(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "exec.requested"
     exec_id: ExecId
     container_id: ContainerId
-    argv: Digest  # document: the command after redaction, a JSON list of strings
+    argv: Digest  # confidential document: the command after redaction, a JSON list of strings
     argv_brief: Sensitive  # the same as one line, cut to 200 characters
     timeout_s: int  # 0 for none
     audit_hints: tuple[Sensitive, ...] = ()  # "NAME=value" of the command; a client's claim of its request, no proof

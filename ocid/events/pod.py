@@ -28,7 +28,7 @@ class Declared(Event, frozen=True, kw_only=True):
     uid: Public
     attempt: int
     created_at_ns: int  # never earlier than that of the same pod's sandboxes before it
-    config: Digest  # document: PodConfig as JSON
+    config: Digest  # confidential document: PodConfig as JSON
     handler: Public  # the runtime handler's name; "" is the default one
     network: Public  # "host", "bridge" or "cni"
     addresses: tuple[Public, ...] = ()  # leased for the built-in bridge, as CIDR; () for CNI and host

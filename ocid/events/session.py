@@ -29,7 +29,7 @@ class Requested(Event, frozen=True, kw_only=True):
     kind: Public  # "exec", "attach" or "portforward"
     pod_id: PodId
     container_id: ContainerId  # "" for a port-forward
-    argv: Digest | None = None  # document: the command after redaction, a JSON list of strings; exec only
+    argv: Digest | None = None  # confidential document: the command after redaction, a JSON list of strings; exec only
     argv_brief: Sensitive = ""  # the same as one line, cut to 200 characters
     stdin: bool = False
     stdout: bool = False

@@ -72,11 +72,11 @@ def get(txn: Txn, db: Any, digest: Digest) -> Confidential | None:
     if pod is None:
         return None
     if (erased := txn.get(_ERASED + pod, db=db)) is not None:
-        raise Erased(digest, PodId(pod.decode()), int.from_bytes(erased, "big"))
+        raise Erased(digest, _pod(pod), int.from_bytes(erased, "big"))
     key, stored = txn.get(pod + _END, db=db), txn.get(pod + _END + commitment, db=db)
     if key is None or stored is None:
         raise Damaged(f"the confidential document {digest} is missing, and nothing says that it was erased")
-    return decrypted(key, commitment, stored, PodId(pod.decode()))
+    return decrypted(key, commitment, stored, _pod(pod))
 
 
 def check(txn: Txn, db: Any, after: bytes, until: float) -> tuple[int, bytes | None]:
@@ -107,7 +107,7 @@ def pods(txn: Txn, db: Any, beginning: str, limit: int) -> list[PodId]:
         while more and cursor.key().startswith(prefix) and len(found) < limit:
             pod = cursor.key().partition(_END)[0]
             if cursor.key() == pod + _END:
-                found.append(PodId(pod.decode()))
+                found.append(_pod(pod))
             more = cursor.set_range(pod + b"\1")
     return found
 
@@ -169,6 +169,10 @@ def decrypted(key: bytes, commitment: bytes, stored: bytes, pod_id: PodId) -> Co
     if len(plain) < SALT_BYTES or sha256(plain).digest() != commitment:
         raise Damaged(f"the confidential document sha256:{commitment.hex()} is not what was kept")
     return Confidential(pod_id, plain[:SALT_BYTES], plain[SALT_BYTES:])
+
+
+def _pod(raw: bytes) -> PodId:
+    return PodId(raw.decode("utf-8", "replace"))  # the log may be anybody's
 
 
 def _raw(digest: Digest) -> bytes:

@@ -23,7 +23,7 @@ from ocid.journal.writer import Writer
 from ocid.ports.erasures import ErasureWish
 from ocid.projections.view import View
 from tests.actors.test_sealing import ORIGIN, TrioClock
-from tests.fakes.declared import pod_declared
+from tests.fakes.declared import container_declared, pod_declared
 from tests.fakes.signers import FakeSigners
 
 POD, OTHER = PodId("a" * 64), PodId("b" * 64)
@@ -54,7 +54,7 @@ async def erasing(wishes: FakeWishes, *there: PodId, salts: Salts | None = None)
         await writer.append(NODE, 0, [Stopped(reason="")], DAEMON, [TEXT, KEPT])
         for pod_id in there:
             await writer.append(stream("pod", pod_id), 0, [pod_declared(pod_id)], DAEMON)
-        nursery.start_soon(Eraser(writer, sealer, wishes, salts or Salts(), view.pods).run)
+        nursery.start_soon(Eraser(writer, sealer, wishes, salts or Salts(), view).run)
         await trio.sleep(5)
         yield writer
         nursery.cancel_scope.cancel()
@@ -93,6 +93,20 @@ def test_what_is_refused_is_said_and_forgotten(wanted: PodId, said: str, caplog:
 
     run(scenario)
     assert said in caplog.text
+
+
+def test_nothing_is_erased_while_a_container_of_the_pod_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        wishes = FakeWishes()
+        async with erasing(wishes) as writer:
+            declared = container_declared(pod_id=POD)
+            await writer.append(stream("container", "c1"), 0, [declared], DAEMON)
+            wishes.asked = FakeWishes(POD).asked
+            await trio.sleep(5)
+            assert erasures(writer) == []
+
+    run(scenario)
+    assert "still on this node" in caplog.text
 
 
 def test_the_salts_of_what_was_erased_are_forgotten() -> None:

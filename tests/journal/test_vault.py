@@ -154,3 +154,22 @@ def test_texts_are_salvaged_from_a_file_without_its_tree(store: Store) -> None:
 
     assert salvage.confidences_of(store.directory) == {small.digest: small, large.digest: large}
     assert list(salvage.documents_of(store.directory).values()) == [b"plain"]
+
+
+def test_a_strangers_rows_are_damage_and_no_bug(store: Store) -> None:
+    one = confided(b"one")
+    put(store, 0, one)
+    commitment = bytes.fromhex(one.digest[7:])
+    for rows in (
+        {b"\0" + commitment: b"\xff\xfe"},
+        {b"\0" + commitment: b"\xff", b"\xff\0": b"short", b"\xff\0" + commitment: b""},
+        {b"\0" + commitment: b"\xff", b"\xff\0": bytes(32), b"\xff\0" + commitment: bytes(99)},
+        {b"\0nonsense": b"\xff"},
+    ):
+        with store._env.begin(db=store._db[vault.NAME], write=True) as txn:
+            for key, value in rows.items():
+                txn.put(key, value)
+        assert store.confiding_pods("", 9)
+        fault = verify(store).fault
+        assert fault is not None
+        assert "confidential document" in fault.what
