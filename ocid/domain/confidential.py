@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 
-from ocid.errors import NotFound
 from ocid.ids import Digest, PodId
 
 SALT_BYTES: Final = 32
@@ -35,17 +34,6 @@ class Erasure(msgspec.Struct, frozen=True, gc=False):
     """All texts of a pod are to be erased, in the commit of the event that says so."""
 
     pod_id: PodId
-
-
-class Erased(NotFound):
-    """The text that a record cites was erased, with all others of its pod, by the record *seq*."""
-
-    def __init__(self, digest: Digest, pod_id: PodId, seq: int) -> None:
-        super().__init__("document", digest)
-        self.message = f"document {digest} was erased with all others of pod {pod_id!r}; record {seq} says why"
-        self.args = (self.message,)
-        self.pod_id = pod_id
-        self.seq = seq
 
 
 Document = bytes | Confidential  # what a record can cite

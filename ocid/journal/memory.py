@@ -13,9 +13,9 @@ from typing import ParamSpec, TypeVar
 import msgspec
 import trio
 
-from ocid.domain.confidential import Confidential, Erased
+from ocid.domain.confidential import Confidential
 from ocid.domain.merkle import Frontier
-from ocid.errors import NotFound
+from ocid.errors import Erased, NotFound
 from ocid.events import codec
 from ocid.events.base import Event
 from ocid.events.envelope import Envelope

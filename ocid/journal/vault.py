@@ -24,7 +24,8 @@ import lmdb
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from ocid.domain.confidential import SALT_BYTES, Confidential, Erased
+from ocid.domain.confidential import SALT_BYTES, Confidential
+from ocid.errors import Erased
 from ocid.events.codec import Damaged
 from ocid.ids import Digest, PodId
 

@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from ocid.actors.erasing import Eraser
 from ocid.actors.salts import Salts
 from ocid.actors.sealing import Sealer
-from ocid.domain.confidential import Confidential, Erased
+from ocid.domain.confidential import Confidential
+from ocid.errors import Erased
 from ocid.events import log as events
 from ocid.events.envelope import DAEMON
 from ocid.events.log import LOG

@@ -12,7 +12,7 @@ import pytest
 from grpclib.exceptions import GRPCError
 
 from ocid.cri.stubs import api_pb2 as pb
-from ocid.domain.confidential import Erased
+from ocid.errors import Erased
 from ocid.events import log
 from ocid.events.exec import Requested
 from ocid.events.log import LOG

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ocid.domain.confidential import Beside, Confidential, Erased, Erasure
-from ocid.errors import NotFound
+from ocid.domain.confidential import Beside, Confidential, Erasure
+from ocid.errors import Erased, NotFound
 from ocid.events.codec import Damaged
 from ocid.events.envelope import DAEMON
 from ocid.ids import PodId

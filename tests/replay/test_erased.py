@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from ocid_replay.__main__ import main
 
-from ocid.domain.confidential import Confidential, Erased, Erasure
+from ocid.domain.confidential import Confidential, Erasure
+from ocid.errors import Erased
 from ocid.events import log
 from ocid.journal.looking import look
 from tests.fakes.declared import exec_requested
