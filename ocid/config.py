@@ -13,14 +13,16 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from ocid import config_audit, config_files, config_witness
+from ocid import config_audit, config_files, config_redaction, config_witness
+from ocid.classes import DataClass, Sensitive
 from ocid.config_audit import Audit
 from ocid.config_checkpoint import Checkpoint
 from ocid.config_files import Key, Tree
+from ocid.config_redaction import Redaction
 
 DEFAULT_PATH: Final = Path("/etc/ocid/ocid.toml")
 DEFAULT: Final = "default"
@@ -37,6 +39,8 @@ Rlimit = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """One table of the file."""
+
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC  # where a field does not say otherwise
 
 
 class Handler(Section, frozen=True, kw_only=True):
@@ -122,7 +126,7 @@ class Streaming(Section, frozen=True, kw_only=True):
 class Containers(Section, frozen=True, kw_only=True):
     """[containers] What containers get that neither the kubelet nor their image asks for."""
 
-    env: tuple[str, ...] = ()  # "NAME=value", weaker than the image's
+    env: tuple[Sensitive, ...] = ()  # "NAME=value", weaker than the image's
     rlimits: dict[str, tuple[Rlimit, Rlimit]] = {}  # RLIMIT_NOFILE = [soft, hard]
     pids_limit: Annotated[int, msgspec.Meta(ge=0, le=1 << 22)] = 0  # processes in one container; 0: the pod's limit
     annotation_prefixes: tuple[str, ...] = ()  # annotations passed on to the OCI runtime
@@ -131,7 +135,7 @@ class Containers(Section, frozen=True, kw_only=True):
 
 
 class Security(Section, frozen=True, kw_only=True):
-    """[security] How containers are confined by default, and what never reaches the log."""
+    """[security] How containers are confined by default."""
 
     seccomp_when_absent: Literal["Unconfined", "RuntimeDefault"] = "Unconfined"  # for containers that name no profile
     apparmor_default: str = "ocid-default"  # ours; another must be loaded by somebody; "unconfined": none
@@ -140,8 +144,6 @@ class Security(Section, frozen=True, kw_only=True):
         "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
         "CAP_AUDIT_WRITE",
     )  # fmt: skip
-    redact_names: tuple[str, ...] = ()  # further regular expressions for names of secrets, searched in upper case
-    redact_values: tuple[str, ...] = ()  # further regular expressions for values that are secrets
 
 
 class Blockio(Section, frozen=True, kw_only=True):
@@ -180,6 +182,7 @@ class Config(Section, frozen=True, kw_only=True):
     containers: Containers = Containers()
     security: Security = Security()
     audit: Audit = Audit()
+    redaction: Redaction = Redaction()
     checkpoint: Checkpoint = Checkpoint()
     checkpoints: config_witness.Checkpoints = config_witness.Checkpoints()
     blockio: Blockio = Blockio()
@@ -381,14 +384,8 @@ def _container_problems(config: Config) -> Iterator[Problem]:
             yield ("security", "default_capabilities"), f"wanted names such as CAP_CHOWN, is {config_files.shown(name)}"
     if not (apparmor := config.security.apparmor_default) or not apparmor.isprintable():
         yield ("security", "apparmor_default"), f"wanted a profile or 'unconfined', is {config_files.shown(apparmor)}"
-    for key in ("redact_names", "redact_values"):
-        for pattern in getattr(config.security, key):
-            try:
-                re.compile(pattern)
-            except (re.error, RecursionError, OverflowError, Warning) as error:
-                yield ("security", key), f"wanted Python regular expressions: {config_files.shown(str(error))}"
-            if not pattern:
-                yield ("security", key), "an empty pattern would hide everything"
+    for key, problem in config_redaction.problems(config.redaction):
+        yield ("redaction", key), problem
 
 
 def _distinct(at: Key, values: Sequence[str]) -> Iterator[Problem]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
 from ocid import config_files
+from ocid.classes import DataClass
 from ocid.config_files import Key
 
 USUAL_PEERS_MAX: Final = 8
@@ -20,6 +21,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
     A change that is asked for by anybody but the usual peer has an event of its own, ``node.unusual_call``.
     """
+
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
 
     coalesce_probes: bool = True  # commands that one client repeats, as probes are, are counted once a minute
     usual_peers: tuple[str, ...] = ()  # programs, "/usr/bin/kubelet"; empty: whatever runs pods first, without a login

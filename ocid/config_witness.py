@@ -6,11 +6,12 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
 from ocid import config_files
+from ocid.classes import DataClass
 from ocid.config_files import Key, shown
 
 PUSH_MAX: Final = 8
@@ -34,6 +35,8 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     Nothing in it is a secret: the configuration goes into the log, and Status shows it.
     """
 
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
+
     kind: Literal["file", "syslog", "http", "otlp"]
     name: str = ""  # in Status and in the log; the kind, where it is not set
     path: str = ""  # file: absolute path
@@ -50,6 +53,8 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
 
 class Checkpoints(msgspec.Struct, frozen=True, kw_only=True):
     """[checkpoints] Signed checkpoints of the log."""
+
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
 
     push: tuple[Push, ...] = ()  # where they are sent, so that who takes over the node cannot write another log
 

@@ -5,6 +5,7 @@
     OcidError
     ├── InvalidRequest   the caller must change the request
     ├── NotFound         the thing named does not exist (the kubelet reads this as "already gone")
+    ├── Erased           it existed, and was erased from the log on purpose
     ├── AlreadyExists    the name is taken by something else
     ├── WrongState       the thing exists, but not in the state that the request needs
     ├── Unavailable      try again later: something outside did not answer in time
@@ -41,6 +42,15 @@ class NotFound(OcidError):
         super().__init__(f"{kind} {name!r} not found")
         self.kind = kind
         self.name = name
+
+
+class Erased(OcidError):
+    """The document that a record cites was erased, with all others of its pod, by the record *seq*."""
+
+    def __init__(self, digest: str, pod_id: str, seq: int) -> None:
+        super().__init__(f"document {digest} was erased with all others of pod {pod_id!r}; record {seq} says why")
+        self.pod_id = pod_id
+        self.seq = seq
 
 
 class AlreadyExists(OcidError):

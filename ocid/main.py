@@ -22,8 +22,9 @@ import trio
 import trio_asyncio
 
 from ocid import __version__
-from ocid.actors import recovery
+from ocid.actors import policy, recovery
 from ocid.actors.core import Core
+from ocid.actors.erasing import Eraser
 from ocid.actors.host import Host, Settings
 from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import take_over
@@ -35,11 +36,13 @@ from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.checkpoint_archives import CheckpointArchives
 from ocid.adapters.command import spawn
 from ocid.adapters.endpoints import RegistrySettings
+from ocid.adapters.erasures import ErasureFiles, wish_erasure
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfiles import HostDirectory
 from ocid.adapters.keys import KeyFiles, make_successor
 from ocid.adapters.layers import LayerStore, staged_blobs
 from ocid.adapters.local import SecretsInMemory, SystemClock, new_id, node_salt
+from ocid.adapters.messages import write_messages
 from ocid.adapters.network import Networks
 from ocid.adapters.pause import PauseProcesses
 from ocid.adapters.process import Reaper
@@ -58,12 +61,11 @@ from ocid.cri import client, server
 from ocid.cri.facade import Facade, Streaming
 from ocid.domain.apparmor import UNCONFINED
 from ocid.domain.configs import ProfileType
-from ocid.domain.redaction import DEFAULT_NAME_PATTERN, DEFAULT_VALUE_PATTERNS, RedactionRules
 from ocid.domain.spec.inputs import Rlimit, SpecPolicy
 from ocid.errors import OcidError, first_of
 from ocid.events import node
 from ocid.events.envelope import DAEMON
-from ocid.ids import digest_of
+from ocid.ids import PodId, digest_of
 from ocid.journal import residence
 from ocid.journal.opening import Opened, open_or_quarantine
 from ocid.journal.owner import LastLife
@@ -126,7 +128,8 @@ def _open_log(config: Config) -> Opened:
 
 async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, stop: trio.Event) -> None:
     """Fold the log, open the host, recover, serve until *stop*; then everything ends before the log does."""
-    config, writer = loaded.config, Writer(opened.store, SystemClock())
+    config, rules = loaded.config, policy.configured(loaded.config)
+    writer = Writer(opened.store, SystemClock(), scrub=policy.scrubber(rules, node_salt(Path(config.root))))
     view = _fold(opened)
     writer.subscribe(view.apply)
     sealer = _sealer(config, view, writer, opened)
@@ -164,6 +167,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.start_soon(recovery.check_networks, core)
             actors.start_soon(sealer.run)
             actors.start_soon(facade.witnessing.run)
+            actors.start_soon(Eraser(writer, sealer, ErasureFiles(Path(config.root)), host.salts, view).run)
             actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
             await stop.wait()
             facade.open = False
@@ -179,7 +183,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
 def _facade(core: Core, config: Config, opened: Opened) -> Facade:
     return Facade(
         core=core,
-        config_json=msgspec.json.encode(config),
+        config_json=policy.config_document(config, core.host.settings.redaction, core.host.settings.salt),
         warnings=_warnings(opened),
         usual_peers=config.audit.usual_peers,
         stats_period_s=config.stats.period_s,
@@ -237,7 +241,7 @@ async def _open_host(config: Config, writer: Writer) -> Host:
             env=config.containers.env,
             annotation_prefixes=config.containers.annotation_prefixes,
         ),
-        redaction=_rules(config),
+        redaction=policy.configured(config),
         salt=node_salt(root),
         create_missing_mounts=config.containers.create_missing_mounts,
         block_io_file=config.blockio.config_file,
@@ -297,19 +301,21 @@ async def _begin_epoch(core: Core, opened: Opened, config: Config) -> None:
             last_good_hash=aside.last_good_hash.hex(),
         )
         await core.recorder.append(event)
-    document = msgspec.json.encode(config)
+    settings = core.host.settings
+    document = policy.config_document(config, settings.redaction, settings.salt)
     started = node.Started(
         epoch=opened.store.epoch,
         ocid_version=__version__,
         pid=os.getpid(),
         kernel=os.uname().release,
         cgroup_mode="v2" if core.host.runtime.host_facts().cgroup_version == 2 else "v1",
-        cgroup_driver=core.host.settings.cgroup_driver,
+        cgroup_driver=settings.cgroup_driver,
         config=digest_of(document),
         after_clean_stop=opened.after_clean_stop,
         rebooted=_rebooted(opened),
     )
     await core.recorder.append(started, DAEMON, (document,))
+    await policy.record(core.recorder, core.view.node, settings.redaction, settings.salt)
 
 
 def _sealer(config: Config, view: View, writer: Writer, opened: Opened) -> Sealer:
@@ -357,12 +363,6 @@ async def _snapshot(view: View, writer: Writer) -> None:
     await writer.put_snapshot(SNAPSHOT, bytes.fromhex(schema_hash()), view.seq, view.snapshot())
 
 
-def _rules(config: Config) -> RedactionRules:
-    """Add the configured patterns to the default ones."""
-    names = "|".join((DEFAULT_NAME_PATTERN, *(f"(?:{one})" for one in config.security.redact_names)))
-    return RedactionRules(name_pattern=names, value_patterns=DEFAULT_VALUE_PATTERNS + config.security.redact_values)
-
-
 class Wiring:
     """What the command line needs of the parts that only this file may put together."""
 
@@ -370,10 +370,7 @@ class Wiring:
 
     def serve(self, loaded: Loaded) -> int:
         """Run the daemon until it is told to stop, and return its exit code."""
-        logging.basicConfig(
-            level=loaded.config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        logging.getLogger("grpclib").setLevel(logging.WARNING)  # a client that goes away is nothing to report
+        write_messages(loaded.config.log_level, policy.configured(loaded.config))
         try:
             trio.run(serve, loaded)
         except* OcidError as group:
@@ -383,6 +380,10 @@ class Wiring:
     def make_successor(self, loaded: Loaded) -> None:
         """Make the key that is to sign for the log after the one that does."""
         make_successor(Path(loaded.config.root) / "keys")
+
+    def wish_erasure(self, loaded: Loaded, pod_id: PodId, reason: str) -> Path:
+        """Ask the daemon to erase a pod's confidential documents."""
+        return wish_erasure(Path(loaded.config.root), pod_id, reason)
 
     def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
         """Open a connection to the daemon."""

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 import trio
 
+from ocid.domain.confidential import Document
 from ocid.errors import Exhausted, OcidError, Unavailable
 from ocid.events.base import Event
 from ocid.events.envelope import DAEMON, Context
@@ -46,7 +47,7 @@ class Note(msgspec.Struct, frozen=True):
     """What an effect found out: a command for its own actor, with the documents that its facts will cite."""
 
     command: Any
-    documents: tuple[bytes, ...] = ()
+    documents: tuple[Document, ...] = ()
 
 
 class Ask:
@@ -54,7 +55,7 @@ class Ask:
 
     __slots__ = ("answered", "command", "context", "documents", "error")
 
-    def __init__(self, command: Any, context: Context | None, documents: Sequence[bytes]) -> None:
+    def __init__(self, command: Any, context: Context | None, documents: Sequence[Document]) -> None:
         self.command = command
         self.context = context  # None: the actor's own note, which follows from what it did last
         self.documents = documents
@@ -88,7 +89,7 @@ class Actor(Generic[State]):
 
     # --- for callers -------------------------------------------------------------------------------------------------
 
-    async def ask(self, command: object, context: Context | None = None, documents: Sequence[bytes] = ()) -> State:
+    async def ask(self, command: object, context: Context | None = None, documents: Sequence[Document] = ()) -> State:
         """Have *command* decided and its facts made durable; return the state after it.
 
         The command is taken whether or not the caller goes on waiting. Its facts follow from *context*, or else from
@@ -105,7 +106,7 @@ class Actor(Generic[State]):
             raise ask.error
         return self.state
 
-    def tell(self, command: object, context: Context | None = None, documents: Sequence[bytes] = ()) -> Ask:
+    def tell(self, command: object, context: Context | None = None, documents: Sequence[Document] = ()) -> Ask:
         """Put *command* into the inbox without waiting for its answer."""
         ask = Ask(command, working_for.get() if context is None else context, documents)
         if self.over.is_set():
@@ -237,7 +238,7 @@ class Actor(Generic[State]):
             return
         if facts:
             self.follows = Context(correlation=context.correlation, cause=written[-1].seq, trace=context.trace)
-            self.state = functools.reduce(self.decider.evolve, facts, self.state)
+            self.state = functools.reduce(self.decider.evolve, (one.event for one in written), self.state)
             self.version += len(facts)
             self._wake()
         ask.answered.set()

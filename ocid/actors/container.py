@@ -147,9 +147,10 @@ class ContainerEffects:
         await host.runtime.write_bundle(order, spec)
         user = process_user(spec)
         salt = host.settings.salt + declared.container_id.encode()
-        document = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
+        recorded = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
+        document = host.confide(declared.pod_id, recorded)
         note = domain.NotePrepared(
-            spec=digest_of(document),
+            spec=document.digest,
             uid=user.uid,
             gid=user.gid,
             groups=user.additional_gids,

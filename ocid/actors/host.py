@@ -9,9 +9,12 @@ from pathlib import Path
 import trio
 
 from ocid.actors.actor import Note
+from ocid.actors.salts import Salts
+from ocid.domain.confidential import SALT_BYTES, Confidential
 from ocid.domain.redaction import DEFAULT_RULES, RedactionRules
 from ocid.domain.spec.inputs import SpecPolicy
 from ocid.errors import OcidError
+from ocid.ids import PodId
 from ocid.ports import Clock, HostFiles, Journal, Layers, Network, Registry, Runtime, Sandboxes, Secrets, Usage
 from ocid.ports.archives import Archives, NoArchives
 from ocid.ports.confinement import Confinement, NoConfinement
@@ -60,6 +63,11 @@ class Host:
     plugins: Plugins = field(default_factory=NoPlugins)
     archives: Archives = field(default_factory=NoArchives)
     confinement: Confinement = field(default_factory=NoConfinement)
+    salts: Salts = field(default_factory=Salts)
+
+    def confide(self, pod_id: PodId, text: bytes) -> Confidential:
+        """Return *text* as one that is erased with *pod_id*'s other ones, for the commit of what cites it."""
+        return self.salts.confide(pod_id, text, lambda: bytes.fromhex(self.new_id(2 * SALT_BYTES)))
 
 
 async def back_off(failures: int) -> None:

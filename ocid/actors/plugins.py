@@ -11,6 +11,7 @@ import msgspec
 from ocid.actors.devices import cdi_nodes
 from ocid.actors.host import Host
 from ocid.domain import cdi
+from ocid.domain.confidential import Document
 from ocid.domain.configs import ContainerConfig, LinuxResources, PodConfig
 from ocid.domain.container import START_ERROR_CODE, Container
 from ocid.domain.nri import (
@@ -53,7 +54,7 @@ class Creation(msgspec.Struct, frozen=True):
 
     spec: Mapping[str, Any]
     adjusted: tuple[Adjusted, ...] = ()
-    documents: tuple[bytes, ...] = ()
+    documents: tuple[Document, ...] = ()
 
 
 class Hooks:
@@ -106,13 +107,14 @@ class Hooks:
         fits = {**made.spec, "process": fitted(made.spec["process"], host.runtime.host_facts())}
         if (size := len(msgspec.json.encode(fits))) > SPEC_BYTES_MAX:
             raise Exhausted(f"plugins make a specification of {size} bytes; at most {SPEC_BYTES_MAX} are allowed")
-        before = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
+        recorded = msgspec.json.encode(recorded_spec(spec, host.settings.redaction, salt))
+        before = host.confide(state.declared.pod_id, recorded)
         changes = msgspec.json.encode(made.changes)
         adjusted = Adjusted(
             plugins=plugins_of(made.changes),
             count=len(made.changes),
             changes=digest_of(changes),
-            before=digest_of(before),
+            before=before.digest,
         )
         return Creation(fits, (adjusted,), (changes, before))
 

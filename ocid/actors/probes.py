@@ -22,6 +22,7 @@ from ocid.actors.directory import Kind
 from ocid.actors.host import Host
 from ocid.actors.repeating import FLUSH_S, IDLE_S, Call, Job, Key, Probe, Ran
 from ocid.domain import exec as domain
+from ocid.domain.confidential import Document
 from ocid.domain.container import Container
 from ocid.domain.exec import Exec
 from ocid.errors import OcidError, Unavailable, revive
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 Run = Callable[[events.Requested, Job], Awaitable[Ran]]
-Describe = Callable[[ExecId, ExecId], tuple[events.Requested, bytes]]  # (id, id of what it repeats) → event, document
+Describe = Callable[[ExecId, ExecId], tuple[events.Requested, Document]]  # (id, id of what it repeats)
 
 
 class Probes:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import trio
 
+from ocid.domain.confidential import Document, text_of
 from ocid.domain.configs import ContainerConfig
 from ocid.errors import NotFound
 from ocid.events import codec, container
@@ -28,15 +29,20 @@ log = logging.getLogger(__name__)
 
 EVENTS_MAX = 128  # of one append
 
+_CITING = (
+    "config", "image_manifest", "spec", "argv", "result", "manifest", "index", "change", "changes", "before", "limits",
+    "overhead", "resources",
+)  # fmt: skip
+
 
 async def rebuild(
-    journal: Journal, envelopes: Iterable[Envelope], documents: Mapping[Digest, bytes], source: str
+    journal: Journal, envelopes: Iterable[Envelope], documents: Mapping[Digest, Document], source: str
 ) -> int:
     """Write the living streams of *envelopes*, which come in order and without gaps, again; return how many."""
 
     def document(digest: Digest) -> bytes:
         try:
-            return documents[digest]
+            return text_of(documents[digest])
         except KeyError:
             raise NotFound("document", digest) from None
 
@@ -63,7 +69,7 @@ async def rebuild(
 
 
 async def _write(
-    journal: Journal, stream: StreamId, events: list[Event], documents: list[bytes], context: Context
+    journal: Journal, stream: StreamId, events: list[Event], documents: list[Document], context: Context
 ) -> None:
     version = 0
     for start in range(0, len(events), EVENTS_MAX):
@@ -77,17 +83,17 @@ def _is_first(envelope: Envelope) -> bool:
     return envelope.type == "layer.wanted"
 
 
-def _of_mounted_images(events: Iterable[Event], documents: Mapping[Digest, bytes]) -> set[Digest]:
+def _of_mounted_images(events: Iterable[Event], documents: Mapping[Digest, Document]) -> set[Digest]:
     """Return the configurations of images that containers mount: what says which layers must stay."""
     declared = (event for event in events if isinstance(event, container.Declared))
     found = (documents.get(one.config) for one in declared)
-    configs = (msgspec.json.decode(one, type=ContainerConfig) for one in found if one is not None)
+    configs = (msgspec.json.decode(text_of(one), type=ContainerConfig) for one in found if one is not None)
     return {Digest(image_id) for config in configs for image_id in config.mounted_images}
 
 
 def _digests(event: Event) -> Iterable[Digest]:
     """Yield the documents that an event cites; by the rule that such fields are called so."""
-    for field in ("config", "image_manifest", "spec", "argv", "result", "manifest", "index"):
+    for field in _CITING:
         value = getattr(event, field, None)
         if isinstance(value, str) and value.startswith("sha256:"):
             yield Digest(value)
@@ -99,7 +105,9 @@ async def take_over(aside: Quarantined | None, journal: Journal) -> None:
         return
     log.error("the log was damaged (%s) and set aside at %s", aside.reason, aside.path)
     records = await trio.to_thread.run_sync(salvage.records_of, aside.path, aside.last_good_seq)
-    documents = await trio.to_thread.run_sync(salvage.documents_of, aside.path)
+    plain = await trio.to_thread.run_sync(salvage.documents_of, aside.path)
+    confidences = await trio.to_thread.run_sync(salvage.confidences_of, aside.path)
+    documents: dict[Digest, Document] = {**confidences, **plain}
     envelopes = (codec.decode(records[seq]) for seq in sorted(records))
     kept = await rebuild(journal, envelopes, documents, str(aside.path))
     log.error("%d streams of the damaged log were taken over, as of its record %d", kept, aside.last_good_seq)

@@ -12,10 +12,11 @@ from typing import Final
 import trio
 
 from ocid.domain import note
+from ocid.domain.confidential import Beside, Erasure
 from ocid.domain.note import Checkpoint, Key
 from ocid.events.base import Event
 from ocid.events.envelope import DAEMON, Envelope
-from ocid.events.log import LOG, Founded, KeyReplaced, KeyRotated, Sealed
+from ocid.events.log import LOG, Erased, Founded, KeyReplaced, KeyRotated, Sealed
 from ocid.ids import digest_of
 from ocid.ports import Signer, Signers, TreeJournal
 from ocid.projections.sealing import Sealing
@@ -109,5 +110,11 @@ class Sealer:
     def _signed(self, signer: Signer, text: str) -> str:
         return note.signed(text, [(self._key(signer), signer.sign(text.encode()))])
 
-    async def _append(self, event: Event, *documents: bytes) -> None:
+    async def erase(self, event: Erased) -> None:
+        """Make *event* durable and erase what it says, in one commit."""
+        async with self._turn:
+            await self._journal.drained()
+            await self._append(event, Erasure(event.pod_id))
+
+    async def _append(self, event: Event, *documents: Beside) -> None:
         await self._journal.append(LOG, self._state.version, (event,), DAEMON, documents)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol
 
 from ocid.config import Loaded
+from ocid.ids import PodId
 from ocid.ports import Credentials, LayerProgress
 from ocid.ports.survey import Survey
 
@@ -40,6 +42,13 @@ class Deps(Protocol):
 
         Raises:
             WrongState: there is one already.
+            EffectFailed: it cannot be written.
+        """
+
+    def wish_erasure(self, loaded: Loaded, pod_id: PodId, reason: str) -> Path:
+        """Ask the daemon to erase a pod's confidential documents; the file is gone when it has granted or refused it.
+
+        Raises:
             EffectFailed: it cannot be written.
         """
 

@@ -49,6 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
     key.add_argument("--rotate", action="store_true", help="make another one, which the old one will vouch for")
     _output(key)
 
+    erase = command("erase", "Erase what the log keeps of a removed pod's configurations and commands.")
+    erase.add_argument("--pod", required=True, metavar="ID", help="its id, or the beginning of it")
+    erase.add_argument("--reason", required=True, metavar="TEXT", help="kept in the log, for whoever asks later")
+    _output(erase)
+
     spec_parser.add_commands(command("spec", "Make or check config.json files for OCI runtimes."), common)
     return parser
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ocid import config
-from ocid.cli import config as config_command, drift, events, images, key, ps, pull, serve, spec
+from ocid.cli import config as config_command, drift, erase, events, images, key, ps, pull, serve, spec
 from ocid.cli.client import Deps
 from ocid.cli.main_parser import build_parser
 from ocid.config import Loaded
@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "drift": drift.run,
     "config": config_command.run,
     "key": key.run,
+    "erase": erase.run,
     "spec": spec.run,
 }
 

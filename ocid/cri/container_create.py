@@ -14,6 +14,7 @@ from ocid.cri.facade import Facade
 from ocid.cri.find import pod_row
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain import cdi
+from ocid.domain.confidential import Confidential
 from ocid.domain.configs import ContainerConfig, Mount
 from ocid.domain.container import Create
 from ocid.domain.pod import Pod
@@ -23,7 +24,7 @@ from ocid.domain.spec.signals import signal_name, stop_signal
 from ocid.errors import InvalidRequest, NotFound, WrongState, revive
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
-from ocid.ids import ContainerId, ImageId, digest_of, stream
+from ocid.ids import ContainerId, ImageId, stream
 from ocid.projections.containers import ContainerKey
 
 
@@ -58,7 +59,7 @@ async def create_container(
         pod, config, actor = pod_row(facade, pod.declared.pod_id).state, restore.config, containers.joined(key)
     if actor is None:
         declared, document, secrets = _declare(facade, config, pod, restore)
-        recordable.check(stream("container", declared.container_id), declared, context, document)
+        recordable.check(stream("container", declared.container_id), declared, context, document.text)
         facade.core.host.secrets.keep(declared.container_id, secrets)
         actor = containers.create(declared.container_id, key)
         await actor.ask(Create(declared=declared), context, (document,))
@@ -74,7 +75,7 @@ async def create_container(
 
 def _declare(
     facade: Facade, config: ContainerConfig, pod: Pod, restore: Restore | None
-) -> tuple[Declared, bytes, dict[int, bytes]]:
+) -> tuple[Declared, Confidential, dict[int, bytes]]:
     """Name everything that the container will have on the host, and take its secrets out."""
     core, settings = facade.core, facade.core.host.settings
     assert pod.declared is not None, "checked by the caller"
@@ -84,7 +85,7 @@ def _declare(
     container_id = ContainerId(core.host.new_id(64))
     config = config.with_images_found(functools.partial(_image_of, facade))
     redacted, secrets = redact(config, settings.redaction, settings.salt + container_id.encode())
-    document = msgspec.json.encode(redacted)
+    document = core.host.confide(pod.declared.pod_id, msgspec.json.encode(redacted))
     newest = facade.view.containers.created_after(pod.declared.pod_id)
     pod_config = facade.view.pods.config(pod.declared.pod_id)
     driver = CgroupDriver(settings.cgroup_driver)
@@ -94,7 +95,7 @@ def _declare(
         name=config.metadata.name,
         attempt=config.metadata.attempt,
         created_at_ns=max(core.host.clock.wall_ns(), newest + 1),
-        config=digest_of(document),
+        config=document.digest,
         secrets=len(secrets),
         image_id=image_id,
         image_ref=next((name for name in image.names if "@" in name), image_id),

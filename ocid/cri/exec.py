@@ -13,7 +13,6 @@ from ocid.domain.hints import audit_hints
 from ocid.domain.redaction import redact_argv
 from ocid.events.envelope import Context
 from ocid.events.session import Requested
-from ocid.ids import digest_of
 
 
 async def exec_stream(facade: Facade, request: pb.ExecRequest, context: Context) -> pb.ExecResponse:
@@ -30,13 +29,13 @@ async def exec_stream(facade: Facade, request: pb.ExecRequest, context: Context)
     declared = sessions.running_container(facade, request.container_id)
     settings = facade.core.host.settings
     argv = redact_argv(tuple(request.cmd), settings.redaction, settings.salt + declared.container_id.encode())
-    document = msgspec.json.encode(argv)
+    document = facade.core.host.confide(declared.pod_id, msgspec.json.encode(argv))
     requested = Requested(
         session_id=sessions.new_session_id(facade),
         kind="exec",
         pod_id=declared.pod_id,
         container_id=declared.container_id,
-        argv=digest_of(document),
+        argv=document.digest,
         argv_brief=" ".join(argv)[:BRIEF_CHARS_MAX],
         stdin=request.stdin,
         stdout=request.stdout,

@@ -11,13 +11,14 @@ from ocid.cri import validate
 from ocid.cri.facade import Facade
 from ocid.cri.find import container_row
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.domain.confidential import Confidential
 from ocid.domain.hints import audit_hints
 from ocid.domain.redaction import redact_argv
 from ocid.errors import NotFound, TimedOut
 from ocid.events.container import Declared
 from ocid.events.envelope import Context
 from ocid.events.exec import Requested
-from ocid.ids import ExecId, digest_of
+from ocid.ids import ExecId
 
 BRIEF_CHARS_MAX = 200
 
@@ -48,13 +49,13 @@ async def exec_sync(facade: Facade, request: pb.ExecSyncRequest, context: Contex
 
 def _requested(
     facade: Facade, declared: Declared, job: Job, timeout_s: int, exec_id: ExecId, repeats: ExecId
-) -> tuple[Requested, bytes]:
+) -> tuple[Requested, Confidential]:
     argv = _redacted(facade, declared, job)
-    document = msgspec.json.encode(argv)
+    document = facade.core.host.confide(declared.pod_id, msgspec.json.encode(argv))
     requested = Requested(
         exec_id=exec_id,
         container_id=declared.container_id,
-        argv=digest_of(document),
+        argv=document.digest,
         argv_brief=_brief(argv),
         timeout_s=max(timeout_s, 0),
         audit_hints=audit_hints(job.argv, facade.core.host.settings.redaction),

@@ -11,13 +11,14 @@ from ocid.cri import recordable, translate, validate
 from ocid.cri.facade import Facade
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.domain import networks, selinux
+from ocid.domain.confidential import Confidential
 from ocid.domain.configs import NamespaceMode, PodConfig
 from ocid.domain.pod import Run
 from ocid.domain.spec.cgroups import CgroupDriver, parent_path
 from ocid.errors import Unavailable, Unsupported, revive
 from ocid.events.envelope import Context
 from ocid.events.pod import Declared
-from ocid.ids import PodId, digest_of, stream
+from ocid.ids import PodId, stream
 from ocid.ports import HandlerFeatures
 from ocid.projections.pods import PodKey
 
@@ -46,7 +47,7 @@ async def run_pod_sandbox(
     actor = pods.joined(key)
     if actor is None:
         declared, document = _declare(facade, config, request.runtime_handler)
-        recordable.check(stream("pod", declared.pod_id), declared, context, document)
+        recordable.check(stream("pod", declared.pod_id), declared, context, document.text)
         actor = pods.create(declared.pod_id, key)
         await actor.ask(Run(declared=declared), context, (document,))
     state = await actor.until(lambda pod: pod.ready or pod.failed is not None or pod.stop_wanted)
@@ -60,13 +61,13 @@ async def run_pod_sandbox(
     return pb.RunPodSandboxResponse(pod_sandbox_id=state.declared.pod_id)
 
 
-def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared, bytes]:
+def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared, Confidential]:
     """Name everything that the pod will have on the host."""
     core, settings = facade.core, facade.core.host.settings
     pod_id = PodId(core.host.new_id(64))
     meta, options = config.metadata, config.linux.security_context.namespace_options
     run_dir = settings.run / "pods" / pod_id
-    document = msgspec.json.encode(config)
+    document = core.host.confide(pod_id, msgspec.json.encode(config))
     network = "host" if config.host_network else core.host.network.kind(handler)
     further = networks.wishes(config.annotations)
     if further:
@@ -80,7 +81,7 @@ def _declare(facade: Facade, config: PodConfig, handler: str) -> tuple[Declared,
         uid=meta.uid,
         attempt=meta.attempt,
         created_at_ns=max(core.host.clock.wall_ns(), newest + 1),
-        config=digest_of(document),
+        config=document.digest,
         handler=handler,
         network=network,
         addresses=addresses,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ocid.actors.session import Job, grant_of
 from ocid.cri.facade import Facade, Streaming
 from ocid.cri.find import container_row
+from ocid.domain.confidential import Document
 from ocid.domain.session import Request
 from ocid.errors import Exhausted, NotFound, Unavailable
 from ocid.events.container import Declared
@@ -56,7 +57,7 @@ async def url_of(
     requested: Requested,
     context: Context,
     job: Job,
-    documents: Sequence[bytes] = (),
+    documents: Sequence[Document] = (),
 ) -> str:
     """Make the request durable, and return the URL that its client must open.
 

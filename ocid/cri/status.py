@@ -13,6 +13,7 @@ MESSAGE_BYTES_MAX = 4096  # three times as much when encoded; clients take heade
 STATUS_OF: dict[type[OcidError], Status] = {
     errors.InvalidRequest: Status.INVALID_ARGUMENT,
     errors.NotFound: Status.NOT_FOUND,
+    errors.Erased: Status.DATA_LOSS,
     errors.AlreadyExists: Status.ALREADY_EXISTS,
     errors.WrongState: Status.FAILED_PRECONDITION,
     errors.Unavailable: Status.UNAVAILABLE,

@@ -12,10 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import ClassVar
 
 import msgspec
 
+from ocid.classes import DataClass
 from ocid.ids import ImageId
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of a request. What it says is confidential when it is written down, after redaction."""
+
+    DATA: ClassVar[DataClass] = DataClass.SENSITIVE
 
 
 class Protocol(StrEnum):
@@ -58,7 +66,7 @@ class ProfileType(StrEnum):
     LOCALHOST = "Localhost"
 
 
-class IdMapping(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class IdMapping(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """*length* ids from *container_id* are *host_id* and up on the host. CRI IDMapping."""
 
     host_id: int = 0
@@ -66,7 +74,7 @@ class IdMapping(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     length: int = 0
 
 
-class UserNamespace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class UserNamespace(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """The pod's user namespace: POD with mappings, or NODE for none. CRI UserNamespace."""
 
     mode: NamespaceMode = NamespaceMode.POD
@@ -74,7 +82,7 @@ class UserNamespace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     gids: tuple[IdMapping, ...] = ()
 
 
-class NamespaceOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NamespaceOptions(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Which namespaces are shared with whom. CRI NamespaceOption."""
 
     network: NamespaceMode = NamespaceMode.POD
@@ -90,14 +98,14 @@ class NamespaceOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         return options if options is not None and options.mode is NamespaceMode.POD and options.uids else None
 
 
-class SecurityProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SecurityProfile(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """A seccomp or AppArmor profile. CRI SecurityProfile."""
 
     profile_type: ProfileType = ProfileType.RUNTIME_DEFAULT
     localhost_ref: str = ""
 
 
-class SelinuxOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SelinuxOptions(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """The four parts of an SELinux label. CRI SELinuxOption."""
 
     user: str = ""
@@ -106,15 +114,19 @@ class SelinuxOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     level: str = ""
 
 
-class HugepageLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class HugepageLimit(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Bytes of huge pages of one size ("2MB"). CRI HugepageLimit."""
+
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
 
     page_size: str = ""
     limit: int = 0
 
 
-class LinuxResources(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LinuxResources(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Limits of a container or pod; zero or empty means "not set". CRI LinuxContainerResources."""
+
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
 
     cpu_period: int = 0  # µs
     cpu_quota: int = 0  # µs in each period; -1 is "no limit"
@@ -128,7 +140,7 @@ class LinuxResources(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     memory_swap_limit_in_bytes: int = 0  # memory and swap together
 
 
-class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Metadata(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Who a pod is to the kubelet; (namespace, name, uid, attempt) is its key. CRI PodSandboxMetadata."""
 
     name: str = ""
@@ -137,7 +149,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int = 0
 
 
-class DnsConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DnsConfig(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Lines of the pod's resolv.conf. CRI DNSConfig."""
 
     servers: tuple[str, ...] = ()
@@ -145,7 +157,7 @@ class DnsConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: tuple[str, ...] = ()
 
 
-class PortMapping(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PortMapping(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """One published port; host_port 0 means not published. CRI PortMapping."""
 
     protocol: Protocol = Protocol.TCP
@@ -154,7 +166,7 @@ class PortMapping(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     host_ip: str = ""
 
 
-class PodSecurityContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PodSecurityContext(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """How the pod itself is confined. CRI LinuxSandboxSecurityContext."""
 
     namespace_options: NamespaceOptions = NamespaceOptions()
@@ -170,7 +182,7 @@ class PodSecurityContext(msgspec.Struct, frozen=True, kw_only=True, omit_default
     seccomp_profile_path: str = ""  # deprecated by CRI, still sent by old kubelets
 
 
-class LinuxPodConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LinuxPodConfig(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """The Linux part of a pod. CRI LinuxPodSandboxConfig."""
 
     cgroup_parent: str = ""  # in cgroupfs spelling, or already a .slice
@@ -180,7 +192,7 @@ class LinuxPodConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     resources: LinuxResources | None = None  # informational: the sum over the containers
 
 
-class PodConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PodConfig(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Everything the kubelet says about a pod. CRI PodSandboxConfig."""
 
     metadata: Metadata = Metadata()
@@ -202,14 +214,14 @@ class PodConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.hostname or (node_hostname if self.host_network else pod_id[:12])
 
 
-class ContainerMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ContainerMetadata(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Who a container is within its pod. CRI ContainerMetadata."""
 
     name: str = ""
     attempt: int = 0
 
 
-class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ImageSpec(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """An image as the kubelet names it. CRI ImageSpec."""
 
     image: str = ""  # what PullImage returned
@@ -219,14 +231,14 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     image_ref: str = ""
 
 
-class EnvVar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EnvVar(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """One environment variable; the value is bytes on the wire. CRI KeyValue."""
 
     key: str = ""
     value: bytes = b""
 
 
-class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Mount(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """A bind mount of a host path, or of an image. CRI Mount."""
 
     container_path: str = ""
@@ -241,7 +253,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     image_sub_path: str = ""
 
 
-class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Device(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """A host device in a container; *permissions* is some of "rwm". CRI Device."""
 
     container_path: str = ""
@@ -249,7 +261,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     permissions: str = ""
 
 
-class CapabilityChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CapabilityChanges(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Changes to the default capability set, with or without "CAP_"; "ALL" is all. CRI Capability."""
 
     add_capabilities: tuple[str, ...] = ()
@@ -257,7 +269,7 @@ class CapabilityChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     add_ambient_capabilities: tuple[str, ...] = ()
 
 
-class ContainerSecurityContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ContainerSecurityContext(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """How a container is confined. CRI LinuxContainerSecurityContext."""
 
     capabilities: CapabilityChanges = CapabilityChanges()
@@ -279,14 +291,14 @@ class ContainerSecurityContext(msgspec.Struct, frozen=True, kw_only=True, omit_d
     seccomp_profile_path: str = ""  # deprecated: "", "runtime/default", "unconfined", "localhost/<path>"
 
 
-class LinuxContainerConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LinuxContainerConfig(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """The Linux part of a container. CRI LinuxContainerConfig."""
 
     resources: LinuxResources | None = None
     security_context: ContainerSecurityContext = ContainerSecurityContext()
 
 
-class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ContainerConfig(Asked, frozen=True, kw_only=True, omit_defaults=True):
     """Everything the kubelet says about a container. CRI ContainerConfig."""
 
     metadata: ContainerMetadata = ContainerMetadata()

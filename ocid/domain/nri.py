@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
+
+from ocid.classes import DataClass, Public
 
 EVENTS_ALL: Final = (1 << 14) - 1
 
@@ -92,6 +94,8 @@ class ContainerFacts(msgspec.Struct, frozen=True, kw_only=True):
 class DeviceRule(msgspec.Struct, frozen=True, kw_only=True):
     """OCI linux.resources.devices."""
 
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
+
     allow: bool
     kind: str = ""
     major: int | None = None
@@ -101,6 +105,8 @@ class DeviceRule(msgspec.Struct, frozen=True, kw_only=True):
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """OCI linux.resources; None, and empty, is "not said"."""
+
+    DATA: ClassVar[DataClass] = DataClass.PUBLIC
 
     memory_limit: int | None = None  # bytes, like all memory below
     memory_reservation: int | None = None
@@ -218,9 +224,9 @@ class Eviction(msgspec.Struct, frozen=True, kw_only=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """One thing that a plugin set: the entry of a list or map, or a single value. Which value is not said."""
 
-    plugin: str  # "10-name"
-    field: str  # "env", "mounts", "memory limit", …
-    key: str = ""  # name, destination, path, …
+    plugin: Public  # "10-name"
+    field: Public  # "env", "mounts", "memory limit", …
+    key: Public = ""  # name, destination, path, …
 
 
 class Adjusted(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,8 @@ DEFAULT_VALUE_PATTERNS: Final = (
     r"(?i:\bBearer\s+[A-Za-z0-9._~+/-]{4,}=*)",
 )
 
+ALWAYS: Final = ("url-password", "http-credential-header", "user-flag")  # what is hidden whatever the patterns say
+
 # The user part is bounded and the scheme ungreedy, so that a hostile argument costs linear time.
 _URL_PASSWORD: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,32}://[^/\s:@]{0,256}:)([^/\s@]{1,4096})(@)")
 _HEADER: Final = re.compile(
@@ -60,6 +62,29 @@ class RedactionRules(msgspec.Struct, frozen=True, kw_only=True):
 
     name_pattern: str = DEFAULT_NAME_PATTERN  # searched in upper-cased names, camelCase split by "_"
     value_patterns: tuple[str, ...] = DEFAULT_VALUE_PATTERNS  # searched in values
+
+
+NO_PATTERN: Final = r"(?!)"  # fits nothing
+
+
+def rules_of(*, defaults: bool, names: tuple[str, ...], values: tuple[str, ...]) -> RedactionRules:
+    """Return the rules of further patterns, with the built-in ones or without."""
+    patterns = (*((DEFAULT_NAME_PATTERN,) if defaults else ()), *(f"(?:{one})" for one in names))
+    return RedactionRules(
+        name_pattern="|".join(patterns) or NO_PATTERN,
+        value_patterns=(*(DEFAULT_VALUE_PATTERNS if defaults else ()), *values),
+    )
+
+
+def policy_document(rules: RedactionRules) -> bytes:
+    """Write the rules down: the same ones give the same bytes."""
+    document = {"names": rules.name_pattern, "values": rules.value_patterns, "always": ALWAYS}
+    return msgspec.json.encode(document, order="sorted")
+
+
+def salt_id(salt: bytes) -> str:
+    """Name the salt that commitments were made with, without telling anything of it: 16 hex digits."""
+    return hmac.new(salt, b"ocid redaction salt", hashlib.sha256).hexdigest()[:COMMITMENT_HEX]
 
 
 DEFAULT_RULES: Final = RedactionRules()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import CheckpointId, ContainerId
 
@@ -17,7 +18,7 @@ class Requested(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "checkpoint.requested"
     checkpoint_id: CheckpointId
     container_id: ContainerId
-    location: str  # absolute path of the archive
+    location: Sensitive  # absolute path of the archive
     timeout_s: int
 
 
@@ -33,8 +34,8 @@ class Failed(Event, frozen=True, kw_only=True):
     """There is no archive; the container goes on."""
 
     TYPE: ClassVar[str] = "checkpoint.failed"
-    error: str  # class name from ocid.errors
-    message: str
+    error: Public  # class name from ocid.errors
+    message: Sensitive
 
 
 CheckpointEvent = Requested | Made | Failed

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import ContainerId, Digest, ImageId, PodId
 
@@ -14,8 +15,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The container checkpoint that a container goes on from."""
 
     digest: Digest  # of the archive's bytes; of an image, its manifest (document)
-    archive: str = ""  # absolute path; "" where it is an image
-    name: str = ""  # of the container that was checkpointed, as the checkpoint says
+    archive: Public = ""  # absolute path; "" where it is an image
+    name: Public = ""  # of the container that was checkpointed, as the checkpoint says
 
 
 class Declared(Event, frozen=True, kw_only=True):
@@ -24,20 +25,20 @@ class Declared(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "container.declared"
     container_id: ContainerId
     pod_id: PodId
-    name: str
+    name: Public
     attempt: int
     created_at_ns: int
-    config: Digest  # document: ContainerConfig as JSON, secrets replaced by commitments, images of mounts by id
+    config: Digest  # confidential document: ContainerConfig as JSON, secrets replaced, images of mounts by id
     secrets: int  # how many values were replaced
     image_id: ImageId
-    image_ref: str  # repository@digest, or the image id where no repository is known
+    image_ref: Public  # repository@digest, or the image id where no repository is known
     image_manifest: Digest  # document
-    handler: str
-    log_path: str  # absolute; "" for none
-    bundle: str  # directory of config.json, the mounted root file system, and images/N of the mounts of images
-    writable: str  # directory of the writable layer
-    cgroup: str  # OCI linux.cgroupsPath
-    stop_signal: str = ""  # by name; "" is SIGTERM
+    handler: Public
+    log_path: Public  # absolute; "" for none
+    bundle: Public  # directory of config.json, the mounted root file system, and images/N of the mounts of images
+    writable: Public  # directory of the writable layer
+    cgroup: Public  # OCI linux.cgroupsPath
+    stop_signal: Public = ""  # by name; "" is SIGTERM
     restores: Origin | None = None  # None: it begins anew
 
 
@@ -45,7 +46,7 @@ class Prepared(Event, frozen=True, kw_only=True):
     """The root file system is mounted and the OCI runtime spec is written."""
 
     TYPE: ClassVar[str] = "container.prepared"
-    spec: Digest  # document: the OCI runtime spec, secrets replaced
+    spec: Digest  # confidential document: the OCI runtime spec, secrets replaced
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
@@ -55,10 +56,10 @@ class Adjusted(Event, frozen=True, kw_only=True):
     """Plugins changed what the container will be; the preparation that follows cites the specification after that."""
 
     TYPE: ClassVar[str] = "container.adjusted"
-    plugins: tuple[str, ...]  # who, in the order in which they were asked; at most 16
+    plugins: tuple[Public, ...]  # who, in the order in which they were asked; at most 16
     count: int  # how many things they changed
     changes: Digest  # document: which plugin set or removed what, as JSON; values are in the specification
-    before: Digest  # document: the OCI runtime spec as it would be without them, secrets replaced
+    before: Digest  # confidential document: the OCI runtime spec as it would be without them, secrets replaced
 
 
 class Created(Event, frozen=True, kw_only=True):
@@ -73,8 +74,8 @@ class PrepareFailed(Event, frozen=True, kw_only=True):
     """The container could not be prepared; CreateContainer failed, and what was made is being taken down again."""
 
     TYPE: ClassVar[str] = "container.prepare_failed"
-    error: str  # class name from ocid.errors
-    message: str
+    error: Public  # class name from ocid.errors
+    message: Sensitive
 
 
 class CreateFailed(Event, frozen=True, kw_only=True):
@@ -82,8 +83,8 @@ class CreateFailed(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "container.create_failed"
     at_ns: int
-    error: str
-    message: str
+    error: Public
+    message: Sensitive
 
 
 class StartRequested(Event, frozen=True, kw_only=True):
@@ -104,8 +105,8 @@ class StartFailed(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "container.start_failed"
     at_ns: int
-    error: str
-    message: str
+    error: Public
+    message: Sensitive
 
 
 class StopRequested(Event, frozen=True, kw_only=True):
@@ -114,9 +115,9 @@ class StopRequested(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "container.stop_requested"
     grace_ms: int  # CRI StopContainerRequest.timeout; 0 kills at once
     kill_at_boot_ns: int  # CLOCK_BOOTTIME after which SIGKILL is due
-    signal: str
-    plugin: str = ""  # who evicts it, "10-name"; "" where no plugin does
-    reason: str = ""  # of the eviction, in the plugin's words
+    signal: Public
+    plugin: Public = ""  # who evicts it, "10-name"; "" where no plugin does
+    reason: Sensitive = ""  # of the eviction, in the plugin's words
 
 
 class Exited(Event, frozen=True, kw_only=True):
@@ -126,7 +127,7 @@ class Exited(Event, frozen=True, kw_only=True):
     at_ns: int
     exit_code: int  # 0-255; 128 + signal number when killed by a signal; 255 when nobody knows it
     oom_killed: bool = False
-    source: str  # "monitor" (its exit file), "kernel" (the monitor was lost), "reboot", "unstarted", or "unknown"
+    source: Public  # "monitor" (its exit file), "kernel" (the monitor was lost), "reboot", "unstarted", or "unknown"
 
 
 class Released(Event, frozen=True, kw_only=True):
@@ -151,9 +152,9 @@ class EffectFailed(Event, frozen=True, kw_only=True):
     """Signalling the container or taking it down failed; it is tried again, ever more rarely."""
 
     TYPE: ClassVar[str] = "container.effect_failed"
-    step: str
-    error: str
-    message: str
+    step: Public
+    error: Public
+    message: Sensitive
     failures: int
 
 
@@ -167,29 +168,29 @@ class UpdateRequested(Event, frozen=True, kw_only=True):
     """UpdateContainerResources was called, or plugins want it. What the change leaves at zero stays as it is."""
 
     TYPE: ClassVar[str] = "container.update_requested"
-    update_id: str
+    update_id: Public
     change: Digest  # document: LinuxResources as JSON
-    brief: str = ""  # of the change, for reading
-    plugins: tuple[str, ...] = ()  # who wants it, at most 16; none where the kubelet does
+    brief: Public = ""  # of the change, for reading
+    plugins: tuple[Public, ...] = ()  # who wants it, at most 16; none where the kubelet does
 
 
 class UpdateAdjusted(Event, frozen=True, kw_only=True):
     """Plugins made another change of the one asked for; what follows tells what became of it."""
 
     TYPE: ClassVar[str] = "container.update_adjusted"
-    update_id: str
-    plugins: tuple[str, ...]  # who, in the order in which they were asked; at most 16
+    update_id: Public
+    plugins: tuple[Public, ...]  # who, in the order in which they were asked; at most 16
     count: int  # how many things they changed
     changes: Digest  # document: which plugin set what, as JSON
     change: Digest  # document: the change as they want it, LinuxResources as JSON
-    brief: str = ""  # of the change as they want it, for reading
+    brief: Public = ""  # of the change as they want it, for reading
 
 
 class Updated(Event, frozen=True, kw_only=True):
     """The change is in force."""
 
     TYPE: ClassVar[str] = "container.updated"
-    update_id: str
+    update_id: Public
     limits: Digest  # document: LinuxResources as JSON, all that is in force from now on
 
 
@@ -197,16 +198,16 @@ class UpdateRefused(Event, frozen=True, kw_only=True):
     """The change could not be applied; the limits are what they were before it."""
 
     TYPE: ClassVar[str] = "container.update_refused"
-    update_id: str
-    error: str  # class name from ocid.errors
-    message: str
+    update_id: Public
+    error: Public  # class name from ocid.errors
+    message: Sensitive
 
 
 class GaveUp(Event, frozen=True, kw_only=True):
     """The container's actor crashed more often than its budget allows. Its processes go on, unwatched."""
 
     TYPE: ClassVar[str] = "container.gave_up"
-    reason: str
+    reason: Sensitive
 
 
 ContainerEvent = (

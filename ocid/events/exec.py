@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import ContainerId, Digest, ExecId
 
@@ -18,10 +19,10 @@ class Requested(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "exec.requested"
     exec_id: ExecId
     container_id: ContainerId
-    argv: Digest  # document: the command after redaction, a JSON list of strings
-    argv_brief: str  # the same as one line, cut to 200 characters
+    argv: Digest  # confidential document: the command after redaction, a JSON list of strings
+    argv_brief: Sensitive  # the same as one line, cut to 200 characters
     timeout_s: int  # 0 for none
-    audit_hints: tuple[str, ...] = ()  # "NAME=value" in the command; a client's claim of its API request, no proof
+    audit_hints: tuple[Sensitive, ...] = ()  # "NAME=value" of the command; a client's claim of its request, no proof
     repeats: ExecId = ExecId("")  # the same command, by the same client; "" for none. Further runs are counted here
 
 
@@ -40,15 +41,15 @@ class Failed(Event, frozen=True, kw_only=True):
     """The command could not be run."""
 
     TYPE: ClassVar[str] = "exec.failed"
-    error: str
-    message: str
+    error: Public
+    message: Sensitive
 
 
 class Abandoned(Event, frozen=True, kw_only=True):
     """The daemon ended while the command ran; how it ended is not known. It was killed if it was still there."""
 
     TYPE: ClassVar[str] = "exec.abandoned"
-    reason: str
+    reason: Sensitive
     since_seq: int = 0  # of a command that was repeated: the record after which its runs are not known; 0 for one run
 
 
@@ -85,9 +86,8 @@ class Ended(Event, frozen=True, kw_only=True):
     """No further runs are counted in this stream."""
 
     TYPE: ClassVar[str] = "exec.ended"
-    reason: (
-        str  # "idle": none came for a while; "container": it ended; "stop": the daemon's; "renewed": it is long enough
-    )
+    # "idle": none came for a while; "container": it ended; "stop": the daemon's; "renewed": it is long enough
+    reason: Sensitive
 
 
 ExecEvent = Requested | Finished | Failed | Abandoned | Repeated | Changed | Ended

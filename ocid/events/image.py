@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import Digest, ImageId, PullId, StreamId
 
@@ -15,7 +16,7 @@ class PullRequested(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "pull.requested"
     pull_id: PullId
-    reference: str  # normalised: registry/path:tag or registry/path@digest
+    reference: Public  # normalised: registry/path:tag or registry/path@digest
     with_credentials: bool
 
 
@@ -23,7 +24,7 @@ class PullResolved(Event, frozen=True, kw_only=True):
     """The registry named the manifest, and a platform was chosen. Manifest and configuration are documents."""
 
     TYPE: ClassVar[str] = "pull.resolved"
-    endpoint: str  # the registry or mirror that answered, scheme and host
+    endpoint: Public  # the registry or mirror that answered, scheme and host
     manifest: Digest  # of the chosen platform's manifest
     index: Digest | None  # of the index or manifest list it was chosen from
     image_id: ImageId
@@ -48,15 +49,15 @@ class PullFailed(Event, frozen=True, kw_only=True):
     """The pull ended without an image."""
 
     TYPE: ClassVar[str] = "pull.failed"
-    error: str
-    message: str
+    error: Public
+    message: Sensitive
 
 
 class PullAbandoned(Event, frozen=True, kw_only=True):
     """The daemon ended during the pull. Verified layers stay for the caller's next try; credentials died with us."""
 
     TYPE: ClassVar[str] = "pull.abandoned"
-    reason: str
+    reason: Sensitive
 
 
 class ImageAdded(Event, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ class ImageNamed(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "image.named"
     image_id: ImageId
-    name: str  # registry/path:tag, or registry/path@digest
+    name: Public  # registry/path:tag, or registry/path@digest
 
 
 class ImageRemoved(Event, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import ChainId, Digest, PullId
 
@@ -15,7 +16,7 @@ class Wanted(Event, frozen=True, kw_only=True):
     chain_id: ChainId
     diff_id: Digest  # digest of the uncompressed tar; OCI image-spec config.md "Layer DiffID"
     blob: Digest  # digest of the blob as the registry has it
-    media_type: str
+    media_type: Public
     blob_bytes: int
     pull_id: PullId
 
@@ -32,8 +33,8 @@ class Failed(Event, frozen=True, kw_only=True):
     """The layer could not be made; nothing of it is left."""
 
     TYPE: ClassVar[str] = "layer.failed"
-    error: str
-    message: str
+    error: Public
+    message: Sensitive
 
 
 class RemoveRequested(Event, frozen=True, kw_only=True):
@@ -52,7 +53,7 @@ class Lost(Event, frozen=True, kw_only=True):
     """A layer that the log calls ready is not in the store."""
 
     TYPE: ClassVar[str] = "layer.lost"
-    reason: str
+    reason: Sensitive
 
 
 LayerEvent = Wanted | Ready | Failed | RemoveRequested | Removed | Lost

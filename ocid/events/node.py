@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import Digest, PodId, StreamId
 
@@ -16,11 +17,11 @@ class Started(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.started"
     epoch: int
-    ocid_version: str
+    ocid_version: Public
     pid: int
-    kernel: str  # uname release
-    cgroup_mode: str  # "v1", "hybrid" or "v2"
-    cgroup_driver: str  # "cgroupfs" or "systemd"
+    kernel: Public  # uname release
+    cgroup_mode: Public  # "v1", "hybrid" or "v2"
+    cgroup_driver: Public  # "cgroupfs" or "systemd"
     config: Digest  # document: the configuration in force, as JSON
     after_clean_stop: bool
     rebooted: bool  # the boot id differs from that of the epoch before
@@ -41,7 +42,7 @@ class Stopped(Event, frozen=True, kw_only=True):
     """The daemon stopped on purpose; containers go on."""
 
     TYPE: ClassVar[str] = "node.stopped"
-    reason: str
+    reason: Sensitive
 
 
 class PeerSeen(Event, frozen=True, kw_only=True):
@@ -57,12 +58,12 @@ class PeerSeen(Event, frozen=True, kw_only=True):
     start_ticks: int  # /proc/PID/stat field 22, clock ticks since boot; 0 if the process was gone
     uid: int
     gid: int
-    exe: str
-    comm: str
-    cgroup: str
+    exe: Public
+    comm: Public
+    cgroup: Public
     login_uid: int = UNSET  # /proc/PID/loginuid: who logged in, whatever sudo made of it
     session_id: int = UNSET  # /proc/PID/sessionid: of that login, as the kernel's audit log has it
-    container_id: str = ""  # 64 hex digits in its cgroup: it runs inside a container, ours or of another runtime
+    container_id: Public = ""  # 64 hex digits in its cgroup: it runs inside a container, ours or of another runtime
 
 
 class PeerMeasured(Event, frozen=True, kw_only=True):
@@ -70,16 +71,16 @@ class PeerMeasured(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.peer_measured"
     peer: int  # seq of its ``node.peer_seen``
-    exe_hash: str  # sha256, 64 hex digits; "" when it could not be read
+    exe_hash: Public  # sha256, 64 hex digits; "" when it could not be read
     size_bytes: int
-    reason: str  # why there is no hash
+    reason: Sensitive  # why there is no hash
 
 
 class UsualPeerSet(Event, frozen=True, kw_only=True):
     """From here on, this is the usual peer: a change that anybody else asks for is a ``node.unusual_call``."""
 
     TYPE: ClassVar[str] = "node.usual_peer_set"
-    exes: tuple[str, ...]  # any of them; none: the configuration names nobody any more, what was learned holds again
+    exes: tuple[Public, ...]  # any of them; none: the configuration names nobody any more, what was learned holds again
     uid: int
     contained: bool  # whether it may run inside a container
     configured: bool = False  # else learned: the first that ran a pod, and no person with a login
@@ -93,19 +94,19 @@ class UnusualCall(Event, frozen=True, kw_only=True):
     """
 
     TYPE: ClassVar[str] = "node.unusual_call"
-    rpc: str
-    subject: str  # stream of what is to be changed, "container/3f2c…" or "pod/71aa…"; "" where there is none yet
-    named: str  # what the caller calls it: namespace/name of a pod, name of a container, reference of an image
-    reason: str  # why it is unusual
+    rpc: Public
+    subject: Public  # stream of what is to be changed, "container/3f2c…" or "pod/71aa…"; "" where there is none yet
+    named: Public  # what the caller calls it: namespace/name of a pod, name of a container, reference of an image
+    reason: Sensitive  # why it is unusual
 
 
 class RequestRefused(Event, frozen=True, kw_only=True):
     """A request that would have changed something was refused before any aggregate saw it."""
 
     TYPE: ClassVar[str] = "node.request_refused"
-    rpc: str
-    error: str  # class name from ocid.errors
-    message: str
+    rpc: Public
+    error: Public  # class name from ocid.errors
+    message: Sensitive
 
 
 class ActorCrashed(Event, frozen=True, kw_only=True):
@@ -113,7 +114,7 @@ class ActorCrashed(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.actor_crashed"
     stream: StreamId
-    error: str
+    error: Sensitive
     crashes: int  # within the budget's window, this one included
 
 
@@ -122,14 +123,14 @@ class ActorGaveUp(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.actor_gave_up"
     stream: StreamId
-    error: str
+    error: Sensitive
 
 
 class PluginJoined(Event, frozen=True, kw_only=True):
     """A plugin connected, and learned what lives on the node; from now on it is asked."""
 
     TYPE: ClassVar[str] = "node.plugin_joined"
-    plugin: str  # index and name, "10-logger"
+    plugin: Public  # index and name, "10-logger"
     pid: int  # 0 where the kernel does not tell
     events: int  # what it listens to: bit n - 1 for NRI's event n
 
@@ -138,17 +139,17 @@ class PluginLeft(Event, frozen=True, kw_only=True):
     """A plugin hung up, or was cut off for not answering."""
 
     TYPE: ClassVar[str] = "node.plugin_left"
-    plugin: str
-    reason: str
+    plugin: Public
+    reason: Sensitive
 
 
 class OrphanFound(Event, frozen=True, kw_only=True):
     """Something under our own prefixes that no stream names was found and dealt with."""
 
     TYPE: ClassVar[str] = "node.orphan_found"
-    kind: str  # "container", "mount", "netns", "cgroup", "directory", "link"
-    name: str
-    action: str  # "removed" or "left"
+    kind: Public  # "container", "mount", "netns", "cgroup", "directory", "link"
+    name: Public
+    action: Public  # "removed" or "left"
 
 
 class NetworkFaulty(Event, frozen=True, kw_only=True):
@@ -156,24 +157,32 @@ class NetworkFaulty(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "node.network_faulty"
     pod_id: PodId
-    message: str  # of the plugin
+    message: Sensitive  # of the plugin
 
 
 class LogQuarantined(Event, frozen=True, kw_only=True):
     """The log before this one was damaged. It was set aside, and this log begins anew from what was running."""
 
     TYPE: ClassVar[str] = "node.log_quarantined"
-    path: str
-    reason: str
+    path: Sensitive
+    reason: Sensitive
     last_good_seq: int  # 0 when nothing could be read
-    last_good_hash: str  # hex
+    last_good_hash: Public  # hex
 
 
 class RuntimeConfigured(Event, frozen=True, kw_only=True):
     """UpdateRuntimeConfig told the node's pod CIDR. The networks of this node are configured elsewhere."""
 
     TYPE: ClassVar[str] = "node.runtime_configured"
-    pod_cidr: str
+    pod_cidr: Public
+
+
+class RedactionConfigured(Event, frozen=True, kw_only=True):
+    """Other rules say what is a secret from here on, or another salt hides it, than those that the log knew last."""
+
+    TYPE: ClassVar[str] = "node.redaction_configured"
+    policy: Digest  # document: the rules, as JSON
+    salt_id: Public  # 16 hex digits that name the node's salt; commitments of one salt can be compared
 
 
 enter(
@@ -182,4 +191,5 @@ enter(
     OrphanFound, NetworkFaulty,
     LogQuarantined,
     RuntimeConfigured,
+    RedactionConfigured,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import Digest, PodId
 
@@ -13,8 +14,8 @@ from ocid.ids import Digest, PodId
 class FurtherNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A network beside the first one, that the pod will be attached to."""
 
-    name: str
-    interface: str  # in the pod
+    name: Public
+    interface: Public  # in the pod
 
 
 class Declared(Event, frozen=True, kw_only=True):
@@ -22,24 +23,24 @@ class Declared(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "pod.declared"
     pod_id: PodId
-    name: str
-    namespace: str
-    uid: str
+    name: Public
+    namespace: Public
+    uid: Public
     attempt: int
     created_at_ns: int  # never earlier than that of the same pod's sandboxes before it
-    config: Digest  # document: PodConfig as JSON
-    handler: str  # the runtime handler's name; "" is the default one
-    network: str  # "host", "bridge" or "cni"
-    addresses: tuple[str, ...] = ()  # leased for the built-in bridge, as CIDR; () for CNI and host
-    interface: str = ""  # name of the host end of the veth pair, built-in bridge only
-    netns: str = ""  # path of the pinned network namespace; "" for the host's
-    run_dir: str  # pins, shm and generated files
-    cgroup_parent: str  # as CRI LinuxPodSandboxConfig.cgroup_parent
+    config: Digest  # confidential document: PodConfig as JSON
+    handler: Public  # the runtime handler's name; "" is the default one
+    network: Public  # "host", "bridge" or "cni"
+    addresses: tuple[Public, ...] = ()  # leased for the built-in bridge, as CIDR; () for CNI and host
+    interface: Public = ""  # name of the host end of the veth pair, built-in bridge only
+    netns: Public = ""  # path of the pinned network namespace; "" for the host's
+    run_dir: Public  # pins, shm and generated files
+    cgroup_parent: Public  # as CRI LinuxPodSandboxConfig.cgroup_parent
     host_ipc: bool = False
     host_pid: bool = False
     shared_pid: bool = False  # one PID namespace for the pod, held by a pause process
-    selinux_level: str = ""  # chosen for this pod, as "s0:c1,c2"; "" where there is no SELinux, or the request has one
-    userns: str = ""  # path of the pinned user namespace, which owns the pod's others; "" for the host's
+    selinux_level: Public = ""  # chosen for this pod, as "s0:c1,c2"; "" without SELinux, or where the request has one
+    userns: Public = ""  # path of the pinned user namespace, which owns the pod's others; "" for the host's
     plugins: bool = False  # the node's plugins are told of it before it is ready
     networks: tuple[FurtherNetwork, ...] = ()  # beside the first one, in the order of their attaching; CNI only
 
@@ -54,8 +55,8 @@ class NetworkAttached(Event, frozen=True, kw_only=True):
     """The pod has its addresses."""
 
     TYPE: ClassVar[str] = "pod.network_attached"
-    addresses: tuple[str, ...]  # without prefix length, the primary one first
-    via: str  # "bridge", or "cni:<network name>"
+    addresses: tuple[Public, ...]  # without prefix length, the primary one first
+    via: Public  # "bridge", or "cni:<network name>"
     result: Digest | None = None  # document: the CNI result as JSON
 
 
@@ -63,9 +64,9 @@ class FurtherNetworkAttached(Event, frozen=True, kw_only=True):
     """The pod has an interface in a further network. Its addresses are no pod addresses: the kubelet hears of none."""
 
     TYPE: ClassVar[str] = "pod.further_network_attached"
-    network: str
-    interface: str
-    addresses: tuple[str, ...]  # without prefix length
+    network: Public
+    interface: Public
+    addresses: tuple[Public, ...]  # without prefix length
     result: Digest | None = None  # document: the CNI result as JSON
 
 
@@ -93,16 +94,16 @@ class Failed(Event, frozen=True, kw_only=True):
     """Making the pod failed; what was made is being taken down again."""
 
     TYPE: ClassVar[str] = "pod.failed"
-    step: str
-    error: str  # class name from ocid.errors
-    message: str
+    step: Public
+    error: Public  # class name from ocid.errors
+    message: Sensitive
 
 
 class Lost(Event, frozen=True, kw_only=True):
     """What the pod consists of is gone without our doing: a reboot, or somebody else's hand."""
 
     TYPE: ClassVar[str] = "pod.lost"
-    reason: str
+    reason: Sensitive
     network_gone: bool = False  # with the machine's last boot: what the network holds for the pod is freed at once
 
 
@@ -146,9 +147,9 @@ class EffectFailed(Event, frozen=True, kw_only=True):
     """Taking something down failed; it is tried again, ever more rarely."""
 
     TYPE: ClassVar[str] = "pod.effect_failed"
-    step: str
-    error: str
-    message: str
+    step: Public
+    error: Public
+    message: Sensitive
     failures: int  # of this step, in a row
 
 
@@ -158,14 +159,14 @@ class ResourcesUpdated(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "pod.resources_updated"
     overhead: Digest | None = None  # document: LinuxResources as JSON; None: not told
     resources: Digest | None = None  # document: LinuxResources as JSON, the sum over the containers; None: not told
-    brief: str = ""  # of both, for reading
+    brief: Public = ""  # of both, for reading
 
 
 class GaveUp(Event, frozen=True, kw_only=True):
     """The pod's actor crashed more often than its budget allows. The pod is NotReady; its containers go on."""
 
     TYPE: ClassVar[str] = "pod.gave_up"
-    reason: str
+    reason: Sensitive
 
 
 PodEvent = (

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
+from ocid.classes import Public, Sensitive
 from ocid.events.base import Event, enter
 from ocid.ids import ContainerId, Digest, PodId, SessionId
 
@@ -25,24 +26,24 @@ class Requested(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "session.requested"
     session_id: SessionId
-    kind: str  # "exec", "attach" or "portforward"
+    kind: Public  # "exec", "attach" or "portforward"
     pod_id: PodId
     container_id: ContainerId  # "" for a port-forward
-    argv: Digest | None = None  # document: the command after redaction, a JSON list of strings; exec only
-    argv_brief: str = ""  # the same as one line, cut to 200 characters
+    argv: Digest | None = None  # confidential document: the command after redaction, a JSON list of strings; exec only
+    argv_brief: Sensitive = ""  # the same as one line, cut to 200 characters
     stdin: bool = False
     stdout: bool = False
     stderr: bool = False
     tty: bool = False
     ports: tuple[int, ...] = ()  # () leaves them to the client
-    audit_hints: tuple[str, ...] = ()  # "NAME=value" in the command; a client's claim of its API request, no proof
+    audit_hints: tuple[Sensitive, ...] = ()  # "NAME=value" of the command; a client's claim of its request, no proof
 
 
 class Opened(Event, frozen=True, kw_only=True):
     """A client came with the session's token. Durable before it is served."""
 
     TYPE: ClassVar[str] = "session.opened"
-    remote: str  # where it connects from, "127.0.0.1:40312"; "" where that is not known
+    remote: Public  # where it connects from, "127.0.0.1:40312"; "" where that is not known
 
 
 class Closed(Event, frozen=True, kw_only=True):
@@ -51,7 +52,7 @@ class Closed(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "session.closed"
     took_ms: int  # since it was opened
     exit_code: int | None = None  # of an exec; 128 + signal number when killed by a signal
-    reason: str = ""  # why it was cut short; "" when it came to its end
+    reason: Sensitive = ""  # why it was cut short; "" when it came to its end
     stdin_bytes: int = 0  # as the container read and wrote them
     stdout_bytes: int = 0
     stderr_bytes: int = 0
@@ -62,22 +63,22 @@ class Failed(Event, frozen=True, kw_only=True):
     """It could not be served."""
 
     TYPE: ClassVar[str] = "session.failed"
-    error: str
-    message: str
+    error: Public
+    message: Sensitive
 
 
 class Expired(Event, frozen=True, kw_only=True):
     """Nobody came for it in time. Nothing ran."""
 
     TYPE: ClassVar[str] = "session.expired"
-    reason: str
+    reason: Sensitive
 
 
 class Abandoned(Event, frozen=True, kw_only=True):
     """The daemon ended while it was open or waited for its client. Its command was killed if it was still there."""
 
     TYPE: ClassVar[str] = "session.abandoned"
-    reason: str
+    reason: Sensitive
 
 
 SessionEvent = Requested | Opened | Closed | Failed | Expired | Abandoned

@@ -22,7 +22,7 @@ READERS_MAX: Final = 512
 NAME_BYTES_MAX: Final = 400  # of an indexed name; LMDB keys hold 511 bytes
 
 U64: Final = struct.Struct(">Q")
-DATABASES: Final = (b"ev", b"st", b"ix", b"bk", b"dc", b"mt", b"lf", b"sn", b"mk")
+DATABASES: Final = (b"ev", b"st", b"ix", b"bk", b"dc", b"se", b"mt", b"lf", b"sn", b"mk")
 
 
 class Pages:

@@ -6,18 +6,20 @@ real one where strictness finds bugs: an event that is too large is an ``Asserti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import ParamSpec, TypeVar
 
 import msgspec
 import trio
 
+from ocid.domain.confidential import Confidential
 from ocid.domain.merkle import Frontier
-from ocid.errors import NotFound
+from ocid.errors import Erased, NotFound
 from ocid.events import codec
+from ocid.events.base import Event
 from ocid.events.envelope import Envelope
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 from ocid.journal.pending import Pending, Snapshot, VersionConflict
 from ocid.journal.writer import Writer
 from ocid.ports import Clock
@@ -36,9 +38,16 @@ class Disk(msgspec.Struct):
     records: list[bytes] = msgspec.field(default_factory=list)
     streams: dict[StreamId, list[int]] = msgspec.field(default_factory=dict)  # seqs, by version - 1
     documents: dict[bytes, bytes] = msgspec.field(default_factory=dict)
+    confidences: dict[Digest, Confidential | tuple[PodId, int]] = msgspec.field(default_factory=dict)  # or the erasure
     snapshots: dict[str, list[tuple[bytes, Snapshot]]] = msgspec.field(default_factory=dict)
     epoch: int = 0
     commits: int = 0  # over all lives
+
+    def readable(self) -> Iterator[bytes]:
+        """Yield every record and every text that can be read, confidential ones too: where no secret may be."""
+        yield from self.records
+        yield from self.documents.values()
+        yield from (one.text for one in self.confidences.values() if isinstance(one, Confidential))
 
 
 class MemoryLog:
@@ -121,8 +130,12 @@ class MemoryLog:
             for envelope in envelopes:
                 self.disk.streams.setdefault(envelope.stream, []).append(envelope.seq)
         self.disk.records += records
-        for pending in batch:
+        for pending, envelopes in zip(batch, written, strict=True):
             self.disk.documents.update((sha256(document).digest(), document) for document in pending.documents)
+            for one in pending.confidences:
+                self.disk.confidences.setdefault(one.digest, one)
+            for digest, one in self._of(pending.erases):
+                self.disk.confidences[digest] = (one.pod_id, envelopes[0].seq)
         if self._after_commit is not None:
             self._after_commit(self.disk.commits)
         self._failed = False
@@ -152,9 +165,26 @@ class MemoryLog:
     def document(self, digest: Digest) -> bytes:
         """See ``Log``."""
         found = self.disk.documents.get(bytes.fromhex(digest.removeprefix("sha256:")))
-        if found is None:
+        if found is not None:
+            return found
+        confidential = self.disk.confidences.get(digest)
+        if confidential is None:
             raise NotFound("document", digest)
-        return found
+        if isinstance(confidential, tuple):
+            raise Erased(digest, *confidential)
+        return confidential.text
+
+    def confidences(self, pod_id: PodId) -> int:
+        """See ``Log``."""
+        return len(self._of(pod_id))
+
+    def sweep_erased(self, limit: int) -> int:
+        """See ``Log``. Here nothing is left of them."""
+        return 0
+
+    def _of(self, pod_id: PodId | None) -> list[tuple[Digest, Confidential]]:
+        kept = self.disk.confidences.items()
+        return [(digest, one) for digest, one in kept if isinstance(one, Confidential) and one.pod_id == pod_id]
 
     def snapshot(self, name: str, schema_hash: bytes) -> Snapshot | None:
         """See ``Log``."""
@@ -191,6 +221,8 @@ class Inline:
         """Nothing to end."""
 
 
-def memory_journal(log: MemoryLog, clock: Clock, *, commit_s: float = 0.0) -> Writer:
+def memory_journal(
+    log: MemoryLog, clock: Clock, *, commit_s: float = 0.0, scrub: Callable[[Event], Event] = lambda event: event
+) -> Writer:
     """Return a journal over *log* that needs no threads, so it can run under ``MockClock`` with autojump."""
-    return Writer(log, clock, runner=lambda: Inline(commit_s), strict=True)
+    return Writer(log, clock, runner=lambda: Inline(commit_s), strict=True, scrub=scrub)

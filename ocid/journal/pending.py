@@ -7,12 +7,13 @@ from typing import Final, Protocol
 
 import msgspec
 
+from ocid.domain.confidential import Beside, Confidential, Erasure, text_of
 from ocid.domain.merkle import Frontier
 from ocid.errors import Exhausted
 from ocid.events import codec
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 
 EVENTS_MAX: Final = 256  # in one append
 DOCUMENT_BYTES_MAX: Final = 8 << 20  # an OCI manifest is at most 4 MiB
@@ -29,6 +30,8 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
     payloads: tuple[bytes, ...]  # the events, encoded
     context: Context
     documents: tuple[bytes, ...]
+    confidences: tuple[Confidential, ...] = ()
+    erases: PodId | None = None  # the pod whose confidential texts go with the first of these events
 
 
 class VersionConflict(AssertionError):
@@ -69,7 +72,13 @@ class Log(Protocol):
         """Return the events of *stream* after *after_version*."""
 
     def document(self, digest: Digest) -> bytes:
-        """Return a document, or raise ``NotFound``."""
+        """Return a document, confidential or not, or raise ``NotFound``; ``Erased`` where it was."""
+
+    def confidences(self, pod_id: PodId) -> int:
+        """Return how many confidential texts of a pod there are."""
+
+    def sweep_erased(self, limit: int) -> int:
+        """Delete up to *limit* encrypted texts that nobody can read any more; return how many."""
 
     def snapshot(self, name: str, schema_hash: bytes) -> Snapshot | None:
         """Return the newest snapshot of projection *name* that was made with this schema."""
@@ -83,7 +92,7 @@ def prepare(
     expected_version: int,
     events: Sequence[Event],
     context: Context,
-    documents: Sequence[bytes] = (),
+    documents: Sequence[Beside] = (),
 ) -> Pending:
     """Encode *events* and check all limits, so that what a batch can fail with is nobody's request.
 
@@ -97,8 +106,9 @@ def prepare(
     assert 0 < len(stream.encode()) <= STREAM_BYTES_MAX, f"stream id {stream!r} is empty or too long"
     assert "\0" not in stream, f"stream id {stream!r} has a zero byte"
     for document in documents:
-        if len(document) > DOCUMENT_BYTES_MAX:
-            raise Exhausted(f"a document for {stream!r} has {len(document)} bytes; the limit is {DOCUMENT_BYTES_MAX}")
+        size = 0 if isinstance(document, Erasure) else len(text_of(document))
+        if size > DOCUMENT_BYTES_MAX:
+            raise Exhausted(f"a document for {stream!r} has {size} bytes; the limit is {DOCUMENT_BYTES_MAX}")
     fitted = []
     payloads = []
     for event in events:
@@ -113,4 +123,9 @@ def prepare(
             )
         fitted.append(event)
         payloads.append(payload)
-    return Pending(stream, expected_version, tuple(fitted), tuple(payloads), context, tuple(documents))
+    plain = tuple(one for one in documents if isinstance(one, bytes))
+    confidences = tuple(one for one in documents if isinstance(one, Confidential))
+    erases = next((one.pod_id for one in documents if isinstance(one, Erasure)), None)
+    return Pending(
+        stream, expected_version, tuple(fitted), tuple(payloads), context, plain, confidences=confidences, erases=erases
+    )

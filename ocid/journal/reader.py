@@ -14,13 +14,13 @@ from typing import Final
 import msgspec
 
 from ocid.domain import merkle
-from ocid.errors import NotFound
 from ocid.events import codec
 from ocid.events.codec import NO_HASH, Damaged
 from ocid.events.envelope import Envelope
 from ocid.ids import Digest, StreamId
 from ocid.journal import blocks
 from ocid.journal.blocks import BLOCK, block_of
+from ocid.journal.confiding import Confiding
 from ocid.journal.environment import U64, keys, node_key, stream_key
 from ocid.journal.indexes import Indexes
 from ocid.journal.pending import Snapshot
@@ -31,7 +31,7 @@ READ_S_MAX: Final = 0.2  # in one transaction
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 
 
-class Reader(Indexes):
+class Reader(Indexes, Confiding):
     """One log, open for reading; works while a daemon writes it. Any thread may read."""
 
     def last(self) -> tuple[int, bytes]:
@@ -66,7 +66,7 @@ class Reader(Indexes):
             return txn.stat(self._db[b"st"])["entries"]
 
     def check_documents(self) -> int:
-        """Recompute the digest of every document and return how many there are.
+        """Recompute the digest of every document, confidential ones included, and return how many there are.
 
         Raises:
             Damaged: one has another digest.
@@ -83,7 +83,7 @@ class Reader(Indexes):
                     count += 1
                     more = cursor.next()
                 after = cursor.key() if more else None
-        return count
+        return count + self.check_confidences(READ_S_MAX)
 
     def genesis(self) -> bytes:
         """Return what record 1 cites: 32 zero bytes, or the last good hash of the log quarantined before this one."""
@@ -222,17 +222,18 @@ class Reader(Indexes):
             after_version = envelopes[-1].version
 
     def document(self, digest: Digest) -> bytes:
-        """Return a stored document.
+        """Return a stored document: one by its digest, or a pod's confidential one by its commitment.
 
         Raises:
             NotFound: no event ever brought it.
+            Erased: it was confidential, and was erased.
             Damaged: the stored bytes do not have this digest.
         """
         key = bytes.fromhex(digest.removeprefix("sha256:"))
         with self._reading() as txn:
             stored = txn.get(key, db=self._db[b"dc"])
         if stored is None:
-            raise NotFound("document", digest)
+            return self.confidential(digest).text
         if sha256(stored).digest() != key:
             raise Damaged(f"the stored document {digest} has another digest")
         return stored

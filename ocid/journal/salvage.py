@@ -8,15 +8,18 @@ Source: LMDB 0.9 mdb.c, ``MDB_page``, ``MDB_node``; 64-bit, little-endian or big
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ocid.domain.confidential import Confidential
 from ocid.events import codec
 from ocid.events.codec import Damaged
-from ocid.ids import Digest
+from ocid.ids import Digest, PodId
+from ocid.journal import vault
 from ocid.journal.pending import DOCUMENT_BYTES_MAX
 from ocid.journal.structure import DATA
 from ocid.journal.verify import Report
@@ -73,23 +76,46 @@ def records_of(directory: Path, last_seq: int) -> dict[int, bytes]:
 
 def documents_of(directory: Path) -> dict[Digest, bytes]:
     """Return every document whose content still has the digest that it is stored under."""
-    found: dict[Digest, bytes] = {}
+    values = _values(directory, DIGEST_BYTES)
+    return {
+        Digest(f"sha256:{key.hex()}"): content for key, content in values if hashlib.sha256(content).digest() == key
+    }
+
+
+def confidences_of(directory: Path) -> dict[Digest, Confidential]:
+    """Return every confidential document whose pod's key is found, too. What was erased may come back: tell nobody."""
+    pods: dict[bytes, bytes] = {}
+    with (directory / DATA).open("rb") as file:
+        while page := file.read(PAGE_BYTES):
+            for key, content, size in _nodes(page, vault.POD_KEY_BYTES):
+                if size == len(content) == vault.KEY_BYTES:
+                    pods.setdefault(key, content)
+    found: dict[Digest, Confidential] = {}
+    for key, content in _values(directory, vault.TEXT_KEY_BYTES):
+        pod, commitment = key[: vault.POD_KEY_BYTES], key[vault.POD_KEY_BYTES :]
+        with contextlib.suppress(Damaged, UnicodeDecodeError):
+            if pod in pods:
+                one = vault.decrypted(pods[pod], commitment, content, PodId(pod[:-1].decode()))
+                found[one.digest] = one
+    return found
+
+
+def _values(directory: Path, key_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all keys of so many bytes with what lies under them, in leaf pages or in pages of its own."""
     with (directory / DATA).open("rb") as file:
         number = 0
         while page := file.read(PAGE_BYTES):
             number += 1
-            for key, content, size in _nodes(page, DIGEST_BYTES):
+            for key, content, size in _nodes(page, key_bytes):
                 if size > len(content):  # it lies in pages of its own, and the node says in which
                     (first,) = struct.unpack("=Q", content[:8])
                     content = _overflowing(file, first, size)
                     file.seek(number * PAGE_BYTES)
-                if hashlib.sha256(content).digest() == key:
-                    found[Digest(f"sha256:{key.hex()}")] = content
-    return found
+                yield key, content
 
 
 def _overflowing(file: BinaryIO, first: int, size: int) -> bytes:
-    if size > DOCUMENT_BYTES_MAX:
+    if size > DOCUMENT_BYTES_MAX + vault.OVERHEAD_BYTES:
         return b""
     file.seek(first * PAGE_BYTES + _HEADER_BYTES)
     return file.read(size)

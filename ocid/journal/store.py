@@ -9,6 +9,7 @@ Databases, all in one transaction (few, for each costs every commit a path of pa
     bk  number of a block (8 bytes)                → what its 256 records have, see ``ocid.journal.blocks``
     dc  sha256 (32 bytes)                          → document
     lf  number of a block (8 bytes)                → its leaf hashes, where some of its records were trimmed
+    se  pods' confidential texts, see ``ocid.journal.vault``
     mt  level (1 byte) ‖ index (8 bytes)           → hash of a complete subtree, see ``ocid.domain.merkle``
     sn  projection ‖ 0x00 ‖ seq (8 bytes)           → snapshot: msgpack of schema hash, sha256 of state, state
     mk  "format", "epoch", "boot", "genesis", "stop", "trimmed" → facts about the log itself
@@ -34,7 +35,7 @@ from ocid.events import codec
 from ocid.events.codec import NO_HASH
 from ocid.events.envelope import Envelope
 from ocid.ids import StreamId
-from ocid.journal import blocks, indexing, trim
+from ocid.journal import blocks, indexing, trim, vault
 from ocid.journal.environment import FORMAT, MAP_BYTES, U64, keys, node_key, stream_key
 from ocid.journal.pending import Pending, VersionConflict
 from ocid.journal.reader import Reader
@@ -129,6 +130,10 @@ class Store(Reader):
                         txn.put(digest, document, db=self._db[b"dc"], overwrite=False)
                         if self._fresh is not None:
                             self._fresh.add(digest)
+                    for confidential in pending.confidences:
+                        vault.put(txn, self._db[vault.NAME], confidential)
+                    if pending.erases is not None:
+                        vault.erase(txn, self._db[vault.NAME], pending.erases, seq + 1)
                     envelopes, prev = self._put(txn, tree, block, pending, seq, prev, wall_ns, boot_ns)
                     written.append(envelopes)
                     seq += len(envelopes)
@@ -241,6 +246,11 @@ class Store(Reader):
         assert fresh is not None, "nobody watched which documents came again"
         with self._env.begin(db=self._db[b"dc"], write=True) as txn:
             return sum(txn.delete(digest) for digest in digests if digest not in fresh)
+
+    def sweep_erased(self, limit: int) -> int:
+        """Delete up to *limit* encrypted texts whose pod's key is gone, and return how many that were."""
+        with self._env.begin(write=True) as txn:
+            return vault.sweep(txn, self._db[vault.NAME], limit)
 
     def head(self) -> merkle.Frontier:
         """Return the tree over all records, which goes on growing; this one does not."""

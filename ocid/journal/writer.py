@@ -14,11 +14,12 @@ from typing import Final
 import outcome
 import trio
 
+from ocid.domain.confidential import Beside
 from ocid.domain.merkle import Frontier
 from ocid.errors import Exhausted, Unavailable
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 from ocid.journal.feed import Feed
 from ocid.journal.pending import Log, Pending, Snapshot, VersionConflict, prepare
 from ocid.journal.worker import Runner, Worker
@@ -31,23 +32,38 @@ REPLAY_CHUNK: Final = 2048
 _STOPPING: Final = "the log is closed: the daemon is stopping"
 
 Apply = Callable[[Envelope], None]
+Scrub = Callable[[Event], Event]
+
+
+def _as_it_is(event: Event) -> Event:
+    return event
 
 
 class Writer:
     """Implements the port ``Journal`` over a ``Log``. Exactly one task runs ``run``."""
 
-    def __init__(self, log: Log, clock: Clock, *, runner: Callable[[], Runner] = Worker, strict: bool = False) -> None:
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        *,
+        runner: Callable[[], Runner] = Worker,
+        strict: bool = False,
+        scrub: Scrub = _as_it_is,
+    ) -> None:
         """Write *log*, which nobody else writes.
 
         Args:
             log: on disk or in memory.
             clock: read once for each commit.
             runner: says where the log's blocking calls run.
+            scrub: takes what must not be written down out of an event, whoever says it.
             strict: makes an event that is too large an ``AssertionError``, for simulations.
         """
         self._log = log
         self._clock = clock
         self._strict = strict
+        self._scrub = scrub
         self._applies: list[Apply] = []
         self._queue: deque[_Ask] = deque()
         self._room = trio.lowlevel.ParkingLot()
@@ -80,7 +96,7 @@ class Writer:
         expected_version: int,
         events: Sequence[Event],
         context: Context,
-        documents: Sequence[bytes] = (),
+        documents: Sequence[Beside] = (),
     ) -> tuple[Envelope, ...]:
         """See ``ocid.ports.Journal.append``.
 
@@ -91,7 +107,7 @@ class Writer:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            pending = prepare(stream, expected_version, events, context, documents)
+            pending = prepare(stream, expected_version, [self._scrub(one) for one in events], context, documents)
         except Exhausted as error:
             if self._strict:
                 raise AssertionError(str(error)) from error
@@ -111,6 +127,14 @@ class Writer:
     def document(self, digest: Digest) -> bytes:
         """See ``ocid.ports.Journal.document``."""
         return self._log.document(digest)
+
+    async def confidences(self, pod_id: PodId) -> int:
+        """See ``ocid.ports.log.ErasingJournal.confidences``."""
+        return await self._running().read(self._log.confidences, pod_id)
+
+    async def sweep_erased(self, limit: int) -> int:
+        """See ``ocid.ports.log.ErasingJournal.sweep_erased``."""
+        return await self._running().write(self._log.sweep_erased, limit)
 
     def read_stream(self, stream: StreamId, after_version: int = 0) -> list[Envelope]:
         """Return the committed events of *stream* after *after_version*."""

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from ocid.classes import Secret
 from ocid.domain.cdi import Source as CdiSource
 from ocid.domain.image_config import ImageConfig
 from ocid.domain.spec.inputs import DeviceNode
@@ -19,11 +20,11 @@ from ocid.ports.usage import FilesystemRoom, WritableUsage
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """CRI AuthConfig. Never in an event, a message or a log line."""
 
-    username: str = ""
-    password: str = ""
-    auth: str = ""  # base64 of username:password
-    identity_token: str = ""
-    registry_token: str = ""
+    username: Secret = ""
+    password: Secret = ""
+    auth: Secret = ""  # base64 of username:password
+    identity_token: Secret = ""
+    registry_token: Secret = ""
 
     def __repr__(self) -> str:
         return "Credentials(…)"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ocid.domain.confidential import Beside
 from ocid.domain.merkle import Frontier
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
-from ocid.ids import Digest, StreamId
+from ocid.ids import Digest, PodId, StreamId
 
 
 class Clock(Protocol):
@@ -30,13 +31,14 @@ class Journal(Protocol):
         expected_version: int,
         events: Sequence[Event],
         context: Context,
-        documents: Sequence[bytes] = (),
+        documents: Sequence[Beside] = (),
     ) -> tuple[Envelope, ...]:
         """Make *events* durable as the next of *stream* and return them in their envelopes.
 
         Projections have applied them when this returns. *documents* are stored with them, each under its sha256
-        digest; one that is there already costs nothing. ``expected_version`` is the stream's last version, 0 for none;
-        another one is a bug (``AssertionError``). A cancelled append may still become durable.
+        digest, a pod's confidential ones under their commitments; one that is there already costs nothing.
+        ``expected_version`` is the stream's last version, 0 for none; another one is a bug (``AssertionError``). A
+        cancelled append may still become durable.
         """
 
     async def drained(self) -> None:
@@ -50,7 +52,18 @@ class Journal(Protocol):
 
         Raises:
             NotFound: no event ever brought it.
+            Erased: it was confidential, and was erased with its pod's other ones.
         """
+
+
+class ErasingJournal(Journal, Protocol):
+    """The log as its eraser uses it."""
+
+    async def confidences(self, pod_id: PodId) -> int:
+        """Return how many confidential texts of a pod there are."""
+
+    async def sweep_erased(self, limit: int) -> int:
+        """Delete up to *limit* encrypted texts of pods whose texts were erased; return how many that were."""
 
 
 class TreeJournal(Journal, Protocol):

@@ -21,6 +21,7 @@ class Node(msgspec.Struct, kw_only=True):
     configured_peer: events.UsualPeerSet | None = None  # the usual one, as the configuration had it last
     learned_peer: events.UsualPeerSet | None = None  # the usual one where the configuration names none
     given_up: dict[str, str] = {}  # stream → error
+    redaction: events.RedactionConfigured | None = None
     pod_cidr: str = ""  # as the kubelet told it last
 
     @property
@@ -53,5 +54,7 @@ class Node(msgspec.Struct, kw_only=True):
                 self.given_up[stream] = error
             case events.RuntimeConfigured(pod_cidr=pod_cidr):
                 self.pod_cidr = pod_cidr
+            case events.RedactionConfigured() as redaction:
+                self.redaction = redaction
             case _:
                 pass

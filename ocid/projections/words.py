@@ -306,6 +306,9 @@ def _(event: node.OrphanFound) -> str:
     return f"{event.kind} {event.name} belongs to nothing in the log: {event.action}"
 
 
+_WORDS[node.RedactionConfigured] = lambda event: (
+    f"secrets are told by policy {short(event.policy)} from here on, and hidden with salt {event.salt_id}"
+)
 _WORDS[node.RuntimeConfigured] = lambda event: f"the kubelet told the node's pod CIDR: {event.pod_cidr}"
 
 

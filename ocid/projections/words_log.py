@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ocid.events import log
-from ocid.projections.text import size
+from ocid.projections.text import short, size
 from ocid.projections.vocabulary import says
 
+NO_LOGIN = 2**32 - 1
 _OCCASIONS = {
     "start": "as the daemon started",
     "events": "after many events",
@@ -69,6 +70,13 @@ def witness_failing(event: log.WitnessFailing) -> str:
 def witness_recovered(event: log.WitnessRecovered) -> str:
     """Say up to where it knows the log now."""
     return f"witness {event.sink} confirms checkpoints again, up to record {event.confirmed_size}"
+
+
+@says(log.Erased)
+def erased(event: log.Erased) -> str:
+    """Say what of which pod, and why."""
+    by = "" if event.login_uid == NO_LOGIN else f", by login uid {event.login_uid}"
+    return f"{event.entries} documents of pod {short(event.pod_id)} erased{by}: {event.reason}"
 
 
 def _key(text: str) -> str:

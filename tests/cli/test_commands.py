@@ -19,6 +19,7 @@ from ocid.cli.log import SNAPSHOT, current_view
 from ocid.cli.run import COMMANDS, main
 from ocid.config import Loaded
 from ocid.errors import EffectFailed
+from ocid.ids import PodId
 from ocid.journal.looking import envelopes, look
 from ocid.journal.store import Store
 from ocid.projections.selection import Selection
@@ -42,6 +43,9 @@ class FakeDeps:
 
     def make_successor(self, loaded: Loaded) -> None:
         self.successors += 1
+
+    def wish_erasure(self, loaded: Loaded, pod_id: PodId, reason: str) -> Path:
+        raise AssertionError("nothing is erased here")
 
     def connect(self, loaded: Loaded) -> AbstractAsyncContextManager[Client]:
         raise AssertionError("no command here needs a daemon")
@@ -217,7 +221,8 @@ def test_options_are_understood_before_the_command_too(capsys: pytest.CaptureFix
 
 
 def test_every_command_of_the_grammar_has_a_function() -> None:
-    assert set(COMMANDS) == {"serve", "ps", "images", "pull", "events", "drift", "config", "key", "spec"}
+    commands = {"serve", "ps", "images", "pull", "events", "drift", "config", "key", "erase", "spec"}
+    assert set(COMMANDS) == commands
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

@@ -226,8 +226,7 @@ async def test_credentials_are_nowhere_in_the_log(daemon: Daemon) -> None:
     with refused(Status.NOT_FOUND):
         await pull(daemon, "registry.test/none", auth=pb.AuthConfig(**words))
 
-    assert not [record for record in daemon.node.disk.records if b"c4nary" in record]
-    assert not [document for document in daemon.node.disk.documents.values() if b"c4nary" in document]
+    assert not [text for text in daemon.node.disk.readable() if b"c4nary" in text]
 
 
 # --- remove ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ocid.domain import note
+from ocid.domain.confidential import Beside
 from ocid.domain.note import Checkpoint, Key
 from ocid.events.base import Event
 from ocid.events.envelope import DAEMON
@@ -44,7 +45,7 @@ class Author:
             self.versions[NODE] += 1
         return self
 
-    def log(self, event: Event, *documents: bytes) -> Author:
+    def log(self, event: Event, *documents: Beside) -> Author:
         self.store.append_batch([prepare(LOG, self.versions[LOG], [event], DAEMON, documents)], 60 * 10**9, 1)
         self.versions[LOG] += 1
         return self

@@ -11,6 +11,7 @@ import trio
 from ocid.actors.core import Core
 from ocid.actors.execution import Job
 from ocid.domain import catalog, checkpoint, container, container_update, networks, pod
+from ocid.domain.confidential import Confidential
 from ocid.domain.configs import (
     ContainerConfig,
     ContainerMetadata,
@@ -200,7 +201,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
     if actor is None:
         pod_id = PodId(core.host.new_id(64))
         run_dir = core.host.settings.run / "pods" / pod_id
-        document = msgspec.json.encode(config)
+        document = core.host.confide(pod_id, msgspec.json.encode(config))
         network = "host" if config.host_network else core.host.network.kind("")
         further = networks.wishes(config.annotations)
         if further:
@@ -212,7 +213,7 @@ async def _run_pod(core: Core, config: PodConfig) -> PodId:
             uid=meta.uid,
             attempt=meta.attempt,
             created_at_ns=core.host.clock.wall_ns(),
-            config=digest_of(document),
+            config=document.digest,
             handler="",
             network=network,
             addresses=core.leasing.choose(pod_id, core.host.network.subnets()) if network == "bridge" else (),
@@ -274,7 +275,7 @@ def _declare(
     declared: pod_events.Declared,
     config: ContainerConfig,
     origin: container_events.Origin | None,
-) -> tuple[container_events.Declared, bytes, dict[int, bytes]]:
+) -> tuple[container_events.Declared, Confidential, dict[int, bytes]]:
     images = _catalog(core)
     image_id = catalog.find(images, config.working_dir)
     if image_id is None:
@@ -283,7 +284,7 @@ def _declare(
     container_id = ContainerId(core.host.new_id(64))
     config = config.with_images_found(lambda mount: _image_of(images, "" if mount.image is None else mount.image.image))
     redacted, secrets = redact(msgspec.structs.replace(config, working_dir="/"), DEFAULT_RULES, SALT)
-    document = msgspec.json.encode(redacted)
+    document = core.host.confide(declared.pod_id, msgspec.json.encode(redacted))
     settings = core.host.settings
     made = container_events.Declared(
         container_id=container_id,
@@ -291,7 +292,7 @@ def _declare(
         name=config.metadata.name,
         attempt=config.metadata.attempt,
         created_at_ns=core.host.clock.wall_ns(),
-        config=digest_of(document),
+        config=document.digest,
         secrets=len(secrets),
         image_id=image_id,
         image_ref=image.names[-1] if image.names else image_id,
@@ -417,16 +418,18 @@ def _catalog(core: Core) -> catalog.Catalog:
 
 
 async def _exec_sync(core: Core, container_id: ContainerId, argv: tuple[str, ...], timeout_s: int) -> ExecResult:
-    if not core.container_of(container_id).running:
+    state = core.container_of(container_id)
+    if not state.running or state.declared is None:
         raise NotFound("running container", container_id)
+    pod_id = state.declared.pod_id
     job = Job(argv=argv, timeout_s=float(timeout_s) if timeout_s else None)
 
-    def describe(exec_id: ExecId, repeats: ExecId) -> tuple[exec_events.Requested, bytes]:
-        document = msgspec.json.encode(argv)
+    def describe(exec_id: ExecId, repeats: ExecId) -> tuple[exec_events.Requested, Confidential]:
+        document = core.host.confide(pod_id, msgspec.json.encode(argv))
         requested = exec_events.Requested(
             exec_id=exec_id,
             container_id=container_id,
-            argv=digest_of(document),
+            argv=document.digest,
             argv_brief=" ".join(argv),
             timeout_s=timeout_s,
             repeats=repeats,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from ocid.domain.confidential import Beside
 from ocid.events import container, exec as execution, image, layer, node, pod
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
@@ -42,7 +43,9 @@ class Life:
         self.envelopes: list[Envelope] = []
         self._versions: dict[str, int] = {}
 
-    def write(self, stream: str, *events: Event, context: Context = KUBELET, documents: tuple[bytes, ...] = ()) -> None:
+    def write(
+        self, stream: str, *events: Event, context: Context = KUBELET, documents: tuple[Beside, ...] = ()
+    ) -> None:
         """Append *events* to *stream*."""
         version = self._versions.get(stream, 0)
         pending = prepare(StreamId(stream), version, events, context, documents)

@@ -14,7 +14,9 @@ from trio.testing import MockClock
 from ocid.actors import recovery
 from ocid.actors.core import Core
 from ocid.actors.host import Host, Settings
+from ocid.actors.policy import scrubber
 from ocid.domain.checkpoint_facts import CheckpointFacts
+from ocid.domain.redaction import DEFAULT_RULES
 from ocid.events import node as node_events
 from ocid.ids import digest_of
 from ocid.journal.memory import Crash, Disk, MemoryLog, memory_journal
@@ -152,7 +154,9 @@ class Node:
                 after_commit=life.after_commit,
             )
             clock = FakeClock(self.world)
-            writer = self.writer = memory_journal(log, clock, commit_s=COMMIT_S)
+            writer = self.writer = memory_journal(
+                log, clock, commit_s=COMMIT_S, scrub=scrubber(DEFAULT_RULES, bytes(16))
+            )
             view = View(writer.document)
             for envelope in writer.replay():
                 view.apply(envelope)

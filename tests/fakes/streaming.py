@@ -9,7 +9,7 @@ from ocid.actors.session import Job, SessionService, grant_of
 from ocid.domain import session as domain
 from ocid.errors import NotFound
 from ocid.events import session as events
-from ocid.ids import ContainerId, SessionId, digest_of
+from ocid.ids import ContainerId, SessionId
 from ocid.ports.sessions import Outcome
 from tests.fakes.clients import FakeClient
 from tests.fakes.kubelet import KUBELET, Kubelet
@@ -29,13 +29,13 @@ async def _stream(core: Core, container_id: ContainerId, argv: tuple[str, ...], 
     state = core.container_of(container_id)
     if not state.running or state.declared is None:
         raise NotFound("running container", container_id)
-    document = msgspec.json.encode(argv)
+    document = core.host.confide(state.declared.pod_id, msgspec.json.encode(argv))
     requested = events.Requested(
         session_id=SessionId(core.host.new_id(32)),
         kind="exec" if argv else "attach",
         pod_id=state.declared.pod_id,
         container_id=container_id,
-        argv=digest_of(document) if argv else None,
+        argv=document.digest if argv else None,
         argv_brief=" ".join(argv),
         stdin=True,
         stdout=True,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +12,18 @@ import pytest
 from grpclib.exceptions import GRPCError
 
 from ocid.cri.stubs import api_pb2 as pb
+from ocid.errors import Erased
+from ocid.events import log
+from ocid.events.exec import Requested
+from ocid.events.log import LOG
+from ocid.ids import ContainerId, PodId
+from ocid.journal.looking import envelopes, look
 from tests import images
 from tests.host import daemon as host
-from tests.host.daemon import Daemon, Kubelet
+from tests.host.daemon import IMAGE, Daemon, Kubelet, Stage
+from tests.host.kubelet import wait_for
 from tests.host.nodes import SLOW
+from tests.host.test_daemon_seals import replay
 from tests.registry import Registry, registry
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(90 * SLOW)]
@@ -35,11 +45,19 @@ BY_SHAPE = {
 PLAIN = {"GREETING": "visible-word"}
 
 
+DEBUG = """
+import ocid.adapters.messages as m, ocid.main
+ocid.main.write_messages = lambda level, rules: (m.write_messages("debug", rules), __import__("logging").debug("begun"))
+"""
+LEAVING = (
+    ("log", "-o", "json"), ("log",), ("export",), ("export", "--format", "cloudevents"), ("state", "-o", "json"),
+)  # fmt: skip
 FORBIDDEN = (b"canary", b"Y2FuYXJ5")  # as it is, and in the base64 of "user:canary" for a user of five letters
 
 
 def check_nothing_shows(daemon: Daemon) -> None:
     places = {path: path.read_bytes() for path in (*(daemon.root / "log").iterdir(), daemon.errors)}
+    places |= {Path(" ".join(words)): replay(daemon, *words)[1].encode() for words in LEAVING}
     assert not [(path, word) for path, content in places.items() for word in FORBIDDEN if word in content]
     assert b"visible-word" in places[daemon.root / "log" / "data.mdb"], "the log is searched as it is"
 
@@ -48,6 +66,7 @@ def check_nothing_shows(daemon: Daemon) -> None:
 def secretive(daemon: Daemon, kubelet: Kubelet) -> Iterator[Kubelet]:
     """A kubelet with secrets; after the test, and after a restart of the daemon, none of them shows."""
     container_id = kubelet.start(kubelet.run_pod(), "sleep", "1000", env=PLAIN)
+    kubelet.exec(container_id, "echo", "visible-word")  # its beginning is in the record, for people need it
     kubelet.call("RemoveContainer", container_id=container_id)
     yield kubelet
     check_nothing_shows(daemon)
@@ -116,6 +135,84 @@ def test_refused_requests(daemon: Daemon, secretive: Kubelet) -> None:
     container_id = kubelet.create(pod_id, "/no/such/program", "--password=canary-d3", env=BY_NAME)
     with pytest.raises(GRPCError):
         kubelet.call("StartContainer", container_id=container_id)
+
+
+def test_debug_messages(stage: Stage) -> None:
+    with stage.daemon(prelude=DEBUG) as daemon, daemon.client() as cri:
+        cri.call("PullImage", image=pb.ImageSpec(image=IMAGE))
+        kubelet = Kubelet(cri, daemon.directory, daemon.cgroup_parent)
+        pod_id = kubelet.run_pod()
+        container_id = kubelet.start(pod_id, "sleep", "1000", "--token", "canary-g1", env={**BY_NAME, **BY_SHAPE})
+        kubelet.exec(container_id, "echo", "--password=canary-g2")
+        with pytest.raises(GRPCError):
+            kubelet.exec(container_id, "/no/PASSWORD=canary-g3")
+        kubelet.remove_everything()
+        said = daemon.errors.read_bytes()
+        assert b"DEBUG" in said
+        assert not [word for word in FORBIDDEN if word in said]
+
+
+def test_annotations_and_mounts_are_kept_where_they_can_be_erased(daemon: Daemon, kubelet: Kubelet) -> None:
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": '{"value":"canary-f1"}'}
+    pod_id = kubelet.run_pod(annotations=applied)
+    container_id = kubelet.start(pod_id, "sleep", "1000", "plain-f2", annotations=applied)
+    assert kubelet.status(container_id).annotations == applied
+    assert kubelet.pod_status(pod_id).annotations == applied
+    raw = (daemon.root / "log" / "data.mdb").read_bytes()
+    assert b"canary-f1" not in raw
+    assert b"plain-f2" not in raw
+
+
+def test_a_pod_that_is_gone_is_erased_for_good(daemon: Daemon, kubelet: Kubelet) -> None:
+    pod_id, other = kubelet.run_pod(), kubelet.run_pod(name="other")
+    container_id = kubelet.start(pod_id, "sleep", "1000")
+    kept = kubelet.start(other, "sleep", "1000")
+    for one in (container_id, kept):
+        kubelet.exec(one, "echo", "hello")
+    code, said = erase(daemon, pod_id)
+    assert (code, "still on it" in said) == (1, True), said
+    kubelet.end_pod(pod_id)
+    verified = replay(daemon, "verify", "-o", "json")
+    code, said = erase(daemon, pod_id[:12])
+    assert (code, json.loads(said)["erased"]) == (0, True), said
+    assert json.loads(said)["entries"] == 4, "configurations of pod and container, specification, command"
+    seq = json.loads(said)["seq"]
+    for life in range(2):
+        with look(daemon.root / "log") as reader:
+            asked = (one.event for one in envelopes(reader) if isinstance(one.event, Requested))
+            commands = {one.container_id: one.argv for one in asked}
+            with pytest.raises(Erased, match=f"record {seq} says why"):
+                reader.document(commands[ContainerId(container_id)])
+            assert reader.document(commands[ContainerId(kept)]) == b'["echo","hello"]'
+            assert reader.confidences(PodId(pod_id)) == 0
+        code, again = replay(daemon, "verify", "-o", "json")
+        assert (code, json.loads(again)["fault"]) == (verified[0], None)
+        if not life:
+            daemon.kill()
+            daemon.start()
+    assert kubelet.status(kept).state == pb.CONTAINER_RUNNING
+    code, said = erase(daemon, pod_id)
+    assert (code, "not found" in said) == (1, True), said
+    kubelet.remove_everything()
+
+
+def test_what_is_wished_while_no_daemon_runs_is_done_by_the_next(daemon: Daemon, kubelet: Kubelet) -> None:
+    pod_id = kubelet.run_pod()
+    kubelet.end_pod(pod_id)
+    assert daemon.stop() == 0
+    code, said = erase(daemon, pod_id)
+    assert (code, json.loads(said)["erased"]) == (0, False), said
+    daemon.start()
+    wait_for(lambda: not list((daemon.root / "erase").iterdir()), "the wish is granted", 10)
+    with look(daemon.root / "log") as reader:
+        last = [one.event for one in reader.read_stream(LOG) if isinstance(one.event, log.Erased)][-1]
+    assert (last.pod_id, last.entries, last.reason) == (pod_id, 1, "a request")
+
+
+def erase(daemon: Daemon, pod_id: str) -> tuple[int, str]:
+    command = [*daemon.words()[:-3], "erase", "--pod", pod_id, "--reason", "a request", "-o", "json"]
+    done = subprocess.run([*command, *daemon.words()[-2:]], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -192,8 +192,7 @@ def test_secrets_that_died_with_the_daemon_fail_the_container_not_the_pod() -> N
         one = await kubelet.eventually(kubelet.create, pod, container_config("one", image, "run:1000", envs=secret))
         await kubelet.start(one)
 
-        assert not any(b"hunter2" in record for record in node.disk.records)
-        assert not any(b"hunter2" in document for document in node.disk.documents.values())
+        assert not any(b"hunter2" in text for text in node.disk.readable())
         await check(node, kubelet)
 
     simulate(scenario)
