@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from ocid.domain import merkle
+from ocid.errors import NotFound
 from ocid.events import codec
 from ocid.events.codec import NO_HASH, Damaged
 from ocid.events.envelope import Envelope
@@ -229,11 +230,23 @@ class Reader(Indexes, Confiding):
             Erased: it was confidential, and was erased.
             Damaged: the stored bytes do not have this digest.
         """
+        try:
+            return self.plain_document(digest)
+        except NotFound:
+            return self.confidential(digest).text
+
+    def plain_document(self, digest: Digest) -> bytes:
+        """Return a stored document that is not confidential.
+
+        Raises:
+            NotFound: no event ever brought it.
+            Damaged: the stored bytes do not have this digest.
+        """
         key = bytes.fromhex(digest.removeprefix("sha256:"))
         with self._reading() as txn:
             stored = txn.get(key, db=self._db[b"dc"])
         if stored is None:
-            return self.confidential(digest).text
+            raise NotFound("document", digest)
         if sha256(stored).digest() != key:
             raise Damaged(f"the stored document {digest} has another digest")
         return stored

@@ -56,8 +56,10 @@ def churn(life: Life, seed: int, pods: int) -> None:
             image.ImageNamed(image_id=name, name=f"r/i:{number % 5}"),
         )
         life.write(f"pod/{pod}", pod_declared(pod, name=f"p{number}", created_at_ns=life.now_ns), context=peer)
-        declared = container_declared(container, pod_id=pod, name="c", created_at_ns=life.now_ns, image_id=name)
-        life.write(f"container/{container}", declared, context=peer, documents=(f"config {number}".encode(),))
+        document = f"config {number}".encode()
+        config = digest_of(document)
+        declared = container_declared(container, pod_id=pod, name="c", image_id=name, config=config)
+        life.write(f"container/{container}", declared, context=peer, documents=(document,))
         for command in range(random_.randrange(4)):
             exec_id = ExecId(f"{seed:02x}{number:08x}{command:022x}")
             life.write(f"exec/{exec_id}", exec_requested(exec_id, container_id=container), ENDED)

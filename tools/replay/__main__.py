@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from ocid.errors import NotFound, OcidError, Unsupported
 from ocid.events.codec import Damaged
+from ocid.journal import archive, structure
 from ocid.projections.text import clean
 
 from . import (
@@ -67,7 +70,22 @@ def main(argv: Sequence[str] | None = None, guard: Callable[[Callable[[], int]],
         guard: runs the command where a damaged log can do no harm.
     """
     args = build_parser().parse_args(argv)
-    return guard(lambda: run(args))
+    return guard(lambda: run_on_archive(args) if args.log and archive.is_archive(Path(args.log)) else run(args))
+
+
+def run_on_archive(args: argparse.Namespace) -> int:
+    """Unpack the archive that ``--log`` names, run one command on what was in it, and remove that again."""
+    with tempfile.TemporaryDirectory(prefix="ocid-replay-") as directory:
+        try:
+            archive.unpack(Path(args.log), Path(directory))
+        except (Damaged, *structure.DAMAGE) as error:
+            return _fail(f"the archive is damaged: {error}", DAMAGED)
+        except Unsupported as error:
+            return _fail(error.message, UNSUPPORTED)
+        except OSError as error:
+            return _fail(f"the archive {args.log!r} cannot be unpacked: {error}", FAILED)
+        args.log = directory
+        return run(args)
 
 
 def run(args: argparse.Namespace) -> int:
