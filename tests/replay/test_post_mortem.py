@@ -128,6 +128,14 @@ def test_an_end_that_a_running_daemon_saw_was_not_found() -> None:
     assert "what went on while the daemon was down, earlier in its life" in found.not_known
 
 
+def test_an_end_dated_before_the_start_was_found_also_when_it_was_recorded_later() -> None:
+    found = why(
+        (OWN, DECLARED), (OWN, STARTED), ("node/self", started(2, clean=False), 2), ("node/self", RECOVERED, 2),
+        (OWN, exited(9, 2), 2),
+    )  # fmt: skip
+    assert [one.seq for one in found.evidence if "which found it ended" in one.text] == [3]
+
+
 def test_records_of_unknown_kinds_in_its_stream_lower_the_confidence() -> None:
     later = Opaque(type="container.exorcised", type_version=1, payload=msgspec.msgpack.encode({"why": "\x1b[2J"}))
     found = why((OWN, DECLARED), (OWN, STARTED), (OWN, later), (OWN, exited(0)))

@@ -155,16 +155,21 @@ def _gap(case: Case) -> bool:
 
 
 def down_at_end(case: Case) -> Envelope | None:
-    """Return the start of the daemon that found the container ended already; None where one saw it happen."""
-    if case.exited is None:
+    """Return the start of the daemon that found the container ended already; None where one saw it happen.
+
+    That is an end which was recorded before the start was over, or which the monitor dates before the start: a daemon
+    watches again only once it serves, and finds then what has ended meanwhile.
+    """
+    if case.exited is None or not isinstance(exited := case.exited.event, container.Exited):
         return None
+    recovered = False
     for each in reversed(case.nodes):
         if each.seq > case.exited.seq or each.epoch != case.exited.epoch:
             continue
-        if isinstance(each.event, node.Recovered):
-            return None
         if isinstance(each.event, node.Started):
-            return each if each.seq > case.own[0].seq else None
+            found = not recovered or exited.at_ns <= each.wall_ns
+            return each if found and each.seq > case.own[0].seq else None
+        recovered = recovered or isinstance(each.event, node.Recovered)
     return None
 
 
