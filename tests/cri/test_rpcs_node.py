@@ -13,10 +13,12 @@ from grpclib.const import Cardinality, Status
 from grpclib.encoding.proto import ProtoCodec
 
 from ocid import __version__
+from ocid.actors.witnessing import Witnessing
 from ocid.cri import server
 from ocid.cri.stubs import api_grpc, api_pb2 as pb
 from ocid.events import node, pod
 from tests.cri.daemon import Client, Daemon, container_config, pod_config, refused
+from tests.fakes.witnesses import FakeWitness, checkpoint
 
 BUILT = {*server.READS, *server.GATHERS, *server.STREAMS, *server.CHANGES, *server.FOLLOWS}
 RPCS = {
@@ -81,6 +83,7 @@ async def test_verbose_status(daemon: Daemon) -> None:
     log = json.loads(response.info["log"])
     assert log == {
         "seq": daemon.view.seq, "epoch": 1, "eventsOfUnknownTypes": 0, "actorsGivenUp": {}, "nodeEventsDropped": 0,
+        "witnesses": [],
     }  # fmt: skip
 
 
@@ -230,3 +233,13 @@ async def test_reads_never_wait_for_work(daemon: Daemon) -> None:
                 await call(daemon, name)
         assert trio.current_time() == before
         nursery.cancel_scope.cancel()
+
+
+async def test_status_shows_witnesses(daemon: Daemon) -> None:
+    status = await daemon.client.Status(pb.StatusRequest(verbose=True))
+    assert json.loads(status.info["log"])["witnesses"] == []
+    daemon.facade.witnessing = Witnessing([FakeWitness("far")], daemon.facade.core.host.clock, lambda _: None)
+    daemon.facade.witnessing.publish(checkpoint(7))
+    status = await daemon.client.Status(pb.StatusRequest(verbose=True))
+    (shown,) = json.loads(status.info["log"])["witnesses"]
+    assert (shown["name"], shown["kind"], shown["waiting"], shown["confirmedSize"]) == ("far", "fake", 1, 0)
