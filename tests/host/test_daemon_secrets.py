@@ -142,7 +142,9 @@ def test_debug_messages(stage: Stage) -> None:
         cri.call("PullImage", image=pb.ImageSpec(image=IMAGE))
         kubelet = Kubelet(cri, daemon.directory, daemon.cgroup_parent)
         pod_id = kubelet.run_pod()
-        container_id = kubelet.start(pod_id, "sleep", "1000", "--token", "canary-g1", env={**BY_NAME, **BY_SHAPE})
+        container_id = kubelet.start(
+            pod_id, "sh", "-c", "sleep 1000; true", "--token", "canary-g1", env={**BY_NAME, **BY_SHAPE}
+        )
         kubelet.exec(container_id, "echo", "--password=canary-g2")
         with pytest.raises(GRPCError):
             kubelet.exec(container_id, "/no/PASSWORD=canary-g3")
