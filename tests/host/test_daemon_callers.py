@@ -84,7 +84,7 @@ def test_an_unusual_caller_is_told_with_what_it_runs(
     usual = [one.event for one in daemon.events() if isinstance(one.event, UsualPeerSet)]
     assert [(one.exes, one.uid) for one in usual] == [((os.readlink("/proc/self/exe"),), 0)]
 
-    other = kubelet.start(pod_id, "sleep", "300")
+    other = kubelet.start(pod_id, "sleep", "300", name="other")
     wait_for(lambda: PeerMeasured.TYPE in daemon.types(), "the kubelet is measured")
     seq = daemon.last_seq()
     digest = run_client(tmp_path / "intruder", daemon, container_id, cgroup_of(daemon, other) if inside else "")
