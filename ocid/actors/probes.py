@@ -246,7 +246,7 @@ class Probes:
         if tally is None or actor is None:
             return
         try:
-            await actor.ask(domain.NoteRepeated(repeated=tally))
+            await actor.ask(domain.NoteRepeated(repeated=tally), actor.follows)
         except OcidError as error:
             log.warning("%d runs of command %s are not in the log: %s", tally.count, probe.exec_id, error)
 

@@ -152,14 +152,19 @@ def stream_key(stream: StreamId) -> bytes:
 
 
 def child_key(parent: StreamId) -> bytes:
-    return b"c" + parent.encode() + b"\0"
+    return b"c" + _bounded(parent) + b"\0"
 
 
 def name_key(name: str) -> bytes:
+    return b"n" + _bounded(name) + b"\0"
+
+
+def _bounded(name: str) -> bytes:
+    """Return a name as a part of a key: without zero bytes, and not too long."""
     raw = name.encode("utf-8", "surrogatepass").replace(b"\0", b"\xff")
     if len(raw) > NAME_BYTES_MAX:
         raw = raw[: NAME_BYTES_MAX - 32] + sha256(raw).digest().replace(b"\0", b"\xff")
-    return b"n" + raw + b"\0"
+    return raw
 
 
 def keys(txn: lmdb.Transaction[bytes], prefix: bytes, db: Any = None) -> list[bytes]:

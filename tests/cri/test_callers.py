@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import os
 import sys
@@ -353,9 +354,11 @@ async def test_a_file_system_that_does_not_answer_holds_nobody_up(
 async def test_where_nobody_measures_no_file_is_held(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     Measuring(monkeypatch)
     await change(daemon)
+    gc.collect()  # what other tests left open
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         await change(daemon)
+    gc.collect()
 
     assert len(os.listdir("/proc/self/fd")) <= before
     assert len(daemon.log(PeerSeen)) == 4

@@ -8,7 +8,8 @@ import pytest
 import trio
 from grpclib.const import Status
 
-from ocid.cri import bridge
+from ocid.cri import peers
+from ocid.cri.peers import Identity
 from ocid.cri.stubs import api_pb2 as pb
 from ocid.events import exec as events
 from ocid.events.node import PeerSeen, RequestRefused
@@ -113,10 +114,11 @@ async def test_another_process_is_another_client(
         await probe(daemon, container_id)
     pids = itertools.count(1000)
 
-    def identify(socket: object) -> PeerSeen:
-        return PeerSeen(pid=next(pids), start_ticks=1, uid=0, gid=0, exe="/usr/bin/crictl", comm="crictl", cgroup="/")
+    def identify(socket: object) -> Identity:
+        seen = PeerSeen(pid=next(pids), start_ticks=1, uid=0, gid=0, exe="/usr/bin/crictl", comm="crictl", cgroup="/")
+        return Identity(seen, None)
 
-    monkeypatch.setattr(bridge, "identify", identify)
+    monkeypatch.setattr(peers, "identify", identify)
     for _ in range(3):
         async with daemon.connect() as crictl:
             await probe(daemon, container_id, client=crictl)

@@ -50,17 +50,17 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def told(log: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def told(log: Path, capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     command, *rest = arguments
     assert main([command, "--log", str(log), *rest], guard=lambda work: work()) == 0
-    return capsys.readouterr().out
+    return capfd.readouterr().out
 
 
 @pytest.mark.parametrize("subject", [WEB, APP])
 def test_explain_tells_of_unusual_calls_what_their_callers_run_and_traces(
-    log: Path, capsys: pytest.CaptureFixture[str], subject: str
+    log: Path, capfd: pytest.CaptureFixture[str], subject: str
 ) -> None:
-    out = told(log, capsys, "explain", subject)
+    out = told(log, capfd, "explain", subject)
 
     stop = f"unusual: StopContainer of container {APP[:12]} is not asked for by the usual peer: {WHY}, by crictl[900]"
     assert stop in out
@@ -70,20 +70,20 @@ def test_explain_tells_of_unusual_calls_what_their_callers_run_and_traces(
     assert (
         f"crictl[900]: /usr/bin/crictl (pid 900, uid 0, logged in as uid 1004) [3], sha256 of the program {HASH}" in out
     )
-    lines = json.loads(told(log, capsys, "explain", subject, "-o", "json"))["lines"]
+    lines = json.loads(told(log, capfd, "explain", subject, "-o", "json"))["lines"]
     assert [line["seq"] for line in lines] == sorted(line["seq"] for line in lines)
     assert {line["trace"] for line in lines} == {"", TRACE[:32]}
 
 
-def test_log_and_exports_tell_of_them(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = told(log, capsys, "log", "--stream", "node")
+def test_log_and_exports_tell_of_them(log: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = told(log, capfd, "log", "--stream", "node")
     assert "the usual peer is /usr/bin/kubelet, uid 0: it ran a pod first [2]" in out
     assert f"what peer [3] runs has sha256 {HASH}, 40.0 MiB" in out
     assert out.count("node.unusual_call") == 3
 
-    native = [json.loads(line) for line in told(log, capsys, "export", "--pod", WEB).splitlines()]
+    native = [json.loads(line) for line in told(log, capfd, "export", "--pod", WEB).splitlines()]
     assert native[0]["trace"] == TRACE
-    events = [json.loads(line) for line in told(log, capsys, "export", "--format", "cloudevents").splitlines()]
+    events = [json.loads(line) for line in told(log, capfd, "export", "--format", "cloudevents").splitlines()]
     traced = [event["traceparent"] for event in events if "traceparent" in event]
     assert len(traced) == 4
     assert set(traced) == {f"00-{TRACE}"}

@@ -51,26 +51,26 @@ def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     ids=" ".join,
 )  # fmt: skip
 def test_no_command_shows_a_confidential_document_unasked(
-    directory: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    directory: Path, words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*words, "--log", str(directory)], guard=here) == 0
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert said.out
     assert "c4nary" not in said.out + said.err
     assert CANARY not in (directory / "data.mdb").read_bytes()
 
 
 def test_verify_says_the_same(
-    directory: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    directory: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", "--log", str(directory), "-o", "json"], guard=here) == 6, "nobody signed for it"
-    answer = json.loads(capsys.readouterr().out)
+    answer = json.loads(capfd.readouterr().out)
     erased = "erased" in request.node.callspec.id
     assert answer["documents"] == (0 if erased else 1)
 
 
 def test_reading_it_says_that_it_was_erased_and_by_which_record(
-    directory: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    directory: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with look(directory) as reader:
         if "kept" in request.node.callspec.id:
@@ -79,6 +79,6 @@ def test_reading_it_says_that_it_was_erased_and_by_which_record(
         with pytest.raises(Erased) as caught:
             reader.document(ARGV.digest)
     main(["log", "--type", "log.erased", "--log", str(directory), "-o", "json"], guard=here)
-    record = json.loads(capsys.readouterr().out)
+    record = json.loads(capfd.readouterr().out)
     assert record["seq"] == caught.value.seq
     assert record["words"] == "1 documents of pod aaaaaaaaaaaa erased, by login uid 1004: request 1234"
