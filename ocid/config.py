@@ -102,6 +102,10 @@ class Log(Section, frozen=True, kw_only=True):
     """[log] The event log in ROOT/log."""
 
     map_bytes: Annotated[int, msgspec.Meta(ge=64 << 20, le=1 << 44)] = 16 << 30  # address space to reserve, not disk
+    max_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 44)] = 2 << 30  # of disk; more is trimmed; 0: no end
+    max_age_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = 0  # older records are archived and trimmed; 0: none
+    archive: bool = True  # to ROOT/archive, before records go; false: they are gone for good
+    archives_max_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 8 << 30  # of all archives; 0: no end
 
 
 class Stats(Section, frozen=True, kw_only=True):

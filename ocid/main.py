@@ -22,12 +22,13 @@ import trio
 import trio_asyncio
 
 from ocid import __version__
-from ocid.actors import policy, recovery
+from ocid.actors import housekeeping, policy, recovery
 from ocid.actors.core import Core
 from ocid.actors.erasing import Eraser
 from ocid.actors.host import Host, Settings
 from ocid.actors.plugins import NodeOfPlugins
 from ocid.actors.rebuild import take_over
+from ocid.actors.retaining import Bounds, Retainer
 from ocid.actors.sealing import Sealer
 from ocid.actors.session import SessionService
 from ocid.actors.witnessing import Witnessing
@@ -45,6 +46,7 @@ from ocid.adapters.local import SecretsInMemory, SystemClock, new_id, node_salt
 from ocid.adapters.messages import write_messages
 from ocid.adapters.network import Networks
 from ocid.adapters.pause import PauseProcesses
+from ocid.adapters.planner import HostPlanner
 from ocid.adapters.process import Reaper
 from ocid.adapters.registry import HttpRegistry
 from ocid.adapters.runc import OciRuntime
@@ -82,9 +84,6 @@ from ocid.streaming.tokens import Tokens
 log = logging.getLogger("ocid")
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-SNAPSHOT = "view"
-SNAPSHOT_EVENTS = 20_000  # a start folds at most about so many events beyond its snapshot
-SNAPSHOT_CHECK_S = 30.0
 READ_CHUNK = 2_000
 
 
@@ -168,7 +167,8 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
             actors.start_soon(sealer.run)
             actors.start_soon(facade.witnessing.run)
             actors.start_soon(Eraser(writer, sealer, ErasureFiles(Path(config.root)), host.salts, view).run)
-            actors.start_soon(_keep_house, view, writer, Path(config.root) / "log")
+            actors.start_soon(housekeeping.keep, view, writer, Path(config.root) / "log")
+            actors.start_soon(_retainer(config, writer, sealer).run)
             await stop.wait()
             facade.open = False
             await core.exec_effects.probes.stop()
@@ -176,7 +176,7 @@ async def _serve_log(loaded: Loaded, opened: Opened, listener: socket.socket, st
         await core.recorder.append(node.Stopped(reason="asked to stop"))
         await sealer.seal("stop")
         await facade.witnessing.finish()
-        await _snapshot(view, writer)
+        await housekeeping.snapshot(view, writer)
         log_nursery.cancel_scope.cancel()
 
 
@@ -188,6 +188,15 @@ def _facade(core: Core, config: Config, opened: Opened) -> Facade:
         usual_peers=config.audit.usual_peers,
         stats_period_s=config.stats.period_s,
     )
+
+
+def _retainer(config: Config, writer: Writer, sealer: Sealer) -> Retainer:
+    root, log_ = Path(config.root), config.log
+    planner = HostPlanner(root / "log", root / "archive" if log_.archive else None, Path(config.run))
+    bounds = Bounds(
+        max_bytes=log_.max_bytes, max_age_days=log_.max_age_days, archives_max_bytes=log_.archives_max_bytes
+    )
+    return Retainer(writer, writer, sealer, planner, bounds, SystemClock())
 
 
 async def _serve_streams(facade: Facade, config: Config, nursery: trio.Nursery) -> None:
@@ -207,7 +216,7 @@ async def _serve_streams(facade: Facade, config: Config, nursery: trio.Nursery) 
 def _fold(opened: Opened) -> View:
     """Return the view as of the log's end, begun from a snapshot where one fits."""
     store = opened.store
-    view, snapshot = View(store.document), store.snapshot(SNAPSHOT, bytes.fromhex(schema_hash()))
+    view, snapshot = View(store.document), store.snapshot(housekeeping.SNAPSHOT, bytes.fromhex(schema_hash()))
     if snapshot is not None:
         try:
             view.restore(snapshot.state)
@@ -346,21 +355,6 @@ async def _stop_on_signal(stop: trio.Event) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             stop.set()
-
-
-async def _keep_house(view: View, writer: Writer, log_directory: Path) -> None:
-    """Now and then let go of the log's pages, and take a snapshot when there is enough to shorten."""
-    newest = view.seq
-    while True:
-        await trio.sleep(SNAPSHOT_CHECK_S)
-        residence.let_go(log_directory)
-        if view.seq - newest >= SNAPSHOT_EVENTS:
-            newest = view.seq
-            await _snapshot(view, writer)
-
-
-async def _snapshot(view: View, writer: Writer) -> None:
-    await writer.put_snapshot(SNAPSHOT, bytes.fromhex(schema_hash()), view.seq, view.snapshot())
 
 
 class Wiring:

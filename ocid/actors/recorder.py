@@ -29,7 +29,7 @@ class Recorder:
         async with self._turn:
             if self._unsure:
                 await self._journal.drained()
-                self._version = len(self._journal.read_stream(NODE))
+                self._version = max((one.version for one in self._journal.read_stream(NODE)), default=0)
             self._unsure = True  # not shielded: a log that failed never answers, and a caller may be cancelled
             envelopes = await self._journal.append(NODE, self._version, (event,), context, documents)
             self._version, self._unsure = envelopes[0].version, False

@@ -71,7 +71,7 @@ class Sealer:
                 occasion = "events"
             self._many = trio.Event()
             await self._rotate()
-            if self._journal.last_seq > self._state.seq:  # else nothing happened but the last checkpoint itself
+            if self._journal.last_seq > self._state.size + 1:  # else nothing happened but the last checkpoint itself
                 await self.seal(occasion)
 
     async def seal(self, occasion: str) -> None:
@@ -115,6 +115,17 @@ class Sealer:
         async with self._turn:
             await self._journal.drained()
             await self._append(event, Erasure(event.pod_id))
+
+    async def record(self, event: Event, *documents: bytes) -> None:
+        """Make *event*, a fact about the log itself, durable."""
+        async with self._turn:
+            await self._journal.drained()
+            await self._append(event, *documents)
+
+    @property
+    def size(self) -> int:
+        """How many records are signed for."""
+        return self._state.size
 
     async def _append(self, event: Event, *documents: Beside) -> None:
         await self._journal.append(LOG, self._state.version, (event,), DAEMON, documents)

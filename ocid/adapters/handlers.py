@@ -180,13 +180,17 @@ def _features(path: str, version: str, said: Finished) -> HandlerFeatures:
     options = document.get("mountOptions") if isinstance(document, Mapping) else None
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     lacks = _lacks_for_users(f"{path} {version}", _below(extensions, "idmap").get("enabled") is True, release)
+    oci = _version(document.get("ociVersionMax") if isinstance(document, Mapping) else None)
+    runc = _version(_below(document, "annotations").get("org.opencontainers.runc.version"))
+    if runc and runc < (1, 2):
+        oci = min(oci, (1, 0))  # the last 1.1 say that they know 1.1, and pass over its scheduler and I/O priority
     return HandlerFeatures(
         path=path,
         version=version,
         recursive_read_only_mounts="rro" in (options or ()) and release >= (5, 12),
         user_namespaces=not lacks,
         lacks_for_users=lacks,
-        oci=_version(document.get("ociVersionMax") if isinstance(document, Mapping) else None),
+        oci=oci,
     )
 
 

@@ -96,6 +96,13 @@ class Indexes(Pages):
             block += 1
         return blocks.first_of(block)
 
+    def used_bytes(self) -> int:
+        """Return how many bytes of the file hold something; what trimming freed is used again before it grows."""
+        with self._reading() as txn:
+            stats = [txn.stat(database) for database in self._db.values()]
+        pages = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in stats)
+        return pages * int(stats[0]["psize"])
+
     def index_sizes(self) -> tuple[int, int, int]:
         """Return the last seq, how many entries names and children have together, and how many blocks a summary."""
         with self._reading() as txn, txn.cursor(self._db[b"ev"]) as cursor:

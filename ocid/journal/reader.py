@@ -235,6 +235,11 @@ class Reader(Indexes, Confiding):
         except NotFound:
             return self.confidential(digest).text
 
+    def document_digests(self) -> list[bytes]:
+        """Return the sha256 of every document that is not confidential."""
+        with self._reading() as txn, txn.cursor(self._db[b"dc"]) as cursor:
+            return list(cursor.iternext(values=False))
+
     def plain_document(self, digest: Digest) -> bytes:
         """Return a stored document that is not confidential.
 

@@ -34,7 +34,7 @@ from ocid.errors import Exhausted
 from ocid.events import codec
 from ocid.events.codec import NO_HASH
 from ocid.events.envelope import Envelope
-from ocid.ids import StreamId
+from ocid.ids import PodId, StreamId
 from ocid.journal import blocks, indexing, trim, vault
 from ocid.journal.environment import FORMAT, MAP_BYTES, U64, keys, node_key, stream_key
 from ocid.journal.pending import Pending, VersionConflict
@@ -239,6 +239,12 @@ class Store(Reader):
         assert blocks.first_of(block + 1) - 1 <= self.trimmed()[0], f"block {block} is beyond what may be trimmed"
         with self._env.begin(write=True) as txn:
             return trim.trim_block(txn, self._db, block, kept, limit)
+
+    def drop_confidences(self, pods: Collection[PodId]) -> None:
+        """Remove the confidential documents of *pods*, of which no record is left."""
+        with self._env.begin(write=True) as txn:
+            for pod_id in pods:
+                vault.drop(txn, self._db[vault.NAME], pod_id)
 
     def drop_documents(self, digests: Collection[bytes]) -> int:
         """Remove documents that nothing cited when ``watch_documents`` began, and that did not come again since."""

@@ -7,15 +7,14 @@ was ever signed for can still be computed where it ends on a block, and every re
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
 import lmdb
-import msgspec
 
 from ocid.domain.merkle import HASH_BYTES
-from ocid.errors import NotFound
+from ocid.domain.retention import decode_kept
+from ocid.errors import InvalidRequest, NotFound
 from ocid.events import codec
 from ocid.events.codec import Damaged
 from ocid.events.image import CATALOG
@@ -36,27 +35,6 @@ def skips(stream: StreamId) -> bool:
     return stream in (LOG, NODE, CATALOG) or stream.startswith("layer/")
 
 
-def encode_kept(seqs: Iterable[int]) -> bytes:
-    """Return the document of ``log.trimmed``: which records stay, as msgpack of the steps between them."""
-    steps, last = [], 0
-    for seq in sorted(seqs):
-        steps.append(seq - last)
-        last = seq
-    return msgspec.msgpack.encode(steps)
-
-
-def decode_kept(document: bytes) -> frozenset[int]:
-    """Return what ``encode_kept`` was given.
-
-    Raises:
-        Damaged: it is no such document.
-    """
-    try:
-        return frozenset(itertools.accumulate(msgspec.msgpack.decode(document, type=list[int])))
-    except msgspec.MsgspecError as error:
-        raise Damaged(f"the document that says what was left of the log does not decode: {error}") from error
-
-
 def kept(reader: Reader, through: int) -> list[int]:
     """Return which records must be left of those up to *through*, to where a log is trimmed.
 
@@ -71,8 +49,8 @@ def kept(reader: Reader, through: int) -> list[int]:
         raise Damaged(f"the log is trimmed up to record {through}, and nothing in it says so")
     try:
         return sorted(decode_kept(reader.document(fitting[-1].kept)))
-    except NotFound as error:
-        raise Damaged(f"the document that says what was left of the log is missing: {error.message}") from error
+    except (NotFound, InvalidRequest) as error:
+        raise Damaged(f"what was to be left of the log is not known: {error.message}") from error
 
 
 def begin(txn: lmdb.Transaction[bytes], databases: dict[bytes, Any], through: int) -> None:
@@ -115,6 +93,22 @@ def _remove(txn: lmdb.Transaction[bytes], databases: dict[bytes, Any], seq: int,
     txn.delete(stream_key(envelope.stream) + U64.pack(envelope.version), db=databases[b"st"])
     for key, _ in indexing.entries(envelope.event, envelope.stream, seq):
         txn.delete(key, db=databases[b"ix"])
+
+
+def last_block(reader: Reader, before_ns: int, count: int) -> int:
+    """Return the end of the last block that may be trimmed: see ``ocid.ports.retention.TrimJournal.last_block``."""
+    trimmed, found, number, block = reader.trimmed()[0], 0, 0, 0
+    block = trimmed // BLOCK
+    old = True
+    while chunk := reader.summaries(block):
+        for block, summary in chunk:
+            number += 1
+            old = old and summary.last_ns < before_ns
+            if not old and number > count:
+                return found
+            found = (block + 1) * BLOCK
+        block += 1
+    return found
 
 
 class Trimmable(Protocol):

@@ -31,6 +31,7 @@ from ocid.ids import Digest, PodId
 
 NAME: Final = b"se"
 KEY_BYTES: Final = 32
+DIGEST_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 SEQ_BYTES: Final = 8
 OVERHEAD_BYTES: Final = NONCE_BYTES + SALT_BYTES + 16  # of an encrypted text; RFC 8439 section 2.8
@@ -149,6 +150,20 @@ def sweep(txn: Txn, db: Any, limit: int) -> int:
                 more = cursor.delete() and bool(cursor.key())
                 swept += 1
     return swept
+
+
+def drop(txn: Txn, db: Any, pod_id: PodId) -> None:
+    """Remove all texts of a pod, and what says whose they are, because no record cites them any more."""
+    pod = pod_id.encode()
+    gone = [pod + _END, _ERASED + pod]
+    with txn.cursor(db) as cursor:
+        more = cursor.set_range(pod + _END)
+        while more and cursor.key().startswith(pod + _END):
+            if len(commitment := cursor.key()[len(pod) + 1 :]) == DIGEST_BYTES:
+                gone += [cursor.key(), _POD_OF + commitment]
+            more = cursor.next()
+    for key in gone:
+        txn.delete(key, db=db)
 
 
 def encrypted(key: bytes, commitment: bytes, confidential: Confidential) -> bytes:

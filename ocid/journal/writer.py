@@ -8,7 +8,7 @@ checkpoint in between: projections apply the events, the callers are woken, the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 import outcome
@@ -20,12 +20,15 @@ from ocid.errors import Exhausted, Unavailable
 from ocid.events.base import Event
 from ocid.events.envelope import Context, Envelope
 from ocid.ids import Digest, PodId, StreamId
+from ocid.journal import trim
 from ocid.journal.feed import Feed
 from ocid.journal.pending import Log, Pending, Snapshot, VersionConflict, prepare
+from ocid.journal.store import Store
 from ocid.journal.worker import Runner, Worker
 from ocid.ports import Clock
 
 BATCH_MAX: Final = 256  # requests in one commit
+TRIMMED_AT_ONCE: Final = 64  # records in one transaction, so that nobody's append waits long
 QUEUE_MAX: Final = 1024  # requests waiting; more callers wait before they are queued
 
 REPLAY_CHUNK: Final = 2048
@@ -135,6 +138,38 @@ class Writer:
     async def sweep_erased(self, limit: int) -> int:
         """See ``ocid.ports.log.ErasingJournal.sweep_erased``."""
         return await self._running().write(self._log.sweep_erased, limit)
+
+    async def used(self) -> tuple[int, int]:
+        """See ``ocid.ports.retention.TrimJournal.used``."""
+        store = self._trimmable()
+        return await self._running().read(lambda: (store.used_bytes(), store.trimmed()[0]))
+
+    async def last_block(self, before_ns: int, count: int) -> int:
+        """See ``ocid.ports.retention.TrimJournal.last_block``."""
+        return await self._running().read(trim.last_block, self._trimmable(), before_ns, count)
+
+    def steps(self, through: int, kept: Collection[int]) -> Iterator[int]:
+        """See ``ocid.ports.retention.TrimJournal.steps``."""
+        return trim.steps(self._trimmable(), through, kept, TRIMMED_AT_ONCE)
+
+    async def step(self, steps: Iterator[int]) -> bool:
+        """See ``ocid.ports.retention.TrimJournal.step``."""
+        return await self._running().write(next, steps, None) is not None
+
+    async def watch_documents(self, *, watch: bool) -> None:
+        """See ``ocid.ports.retention.TrimJournal.watch_documents``."""
+        await self._running().write(self._trimmable().watch_documents, watch=watch)
+
+    async def drop(self, documents: Sequence[bytes], pods: Sequence[PodId]) -> None:
+        """See ``ocid.ports.retention.TrimJournal.drop``."""
+        for start in range(0, len(documents), TRIMMED_AT_ONCE):
+            await self._running().write(self._trimmable().drop_documents, documents[start : start + TRIMMED_AT_ONCE])
+        for pod_id in pods:
+            await self._running().write(self._trimmable().drop_confidences, (pod_id,))
+
+    def _trimmable(self) -> Store:
+        assert isinstance(self._log, Store), "a log in memory is not trimmed"
+        return self._log
 
     def read_stream(self, stream: StreamId, after_version: int = 0) -> list[Envelope]:
         """Return the committed events of *stream* after *after_version*."""

@@ -22,8 +22,9 @@ from ocid.projections.view import View
 
 DIGEST: Final = re.compile(rb"sha256:([0-9a-f]{64})")  # as records and documents cite documents
 PASSING: Final = (
-    log.Sealed.TYPE, node.Recovered.TYPE, node.Stopped.TYPE, node.RequestRefused.TYPE, node.ActorCrashed.TYPE,
-    node.OrphanFound.TYPE, node.NetworkFaulty.TYPE, node.PluginJoined.TYPE, node.PluginLeft.TYPE,
+    log.Sealed.TYPE, log.Archived.TYPE, log.ArchiveRemoved.TYPE, log.WitnessFailing.TYPE, log.WitnessRecovered.TYPE,
+    node.Recovered.TYPE, node.Stopped.TYPE, node.RequestRefused.TYPE, node.ActorCrashed.TYPE,
+    node.OrphanFound.TYPE, node.NetworkFaulty.TYPE, node.PluginJoined.TYPE, node.PluginLeft.TYPE, node.UnusualCall.TYPE,
 )  # fmt: skip  # events of the node's and the log's own streams that count only until something follows them
 
 
@@ -83,7 +84,9 @@ class Retention:
                 self._peers[envelope.seq] = envelope.seq
                 if envelope.seq in self._view.node.peers and envelope.epoch == self._view.epoch:
                     self._keep(envelope)  # it may still be connected
-            case node.Started() | node.RuntimeConfigured():
+            case node.PeerMeasured(peer=peer):
+                self._peers[envelope.seq] = peer
+            case node.Started() | node.RuntimeConfigured() | node.RedactionConfigured() | log.Trimmed():
                 self._last[envelope.type] = envelope.seq
             case _ if envelope.type not in PASSING:
                 self._keep(envelope)

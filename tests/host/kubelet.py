@@ -242,7 +242,9 @@ class Kubelet:
         Path(status.log_path).unlink()
         return status.exit_code, output
 
-    def exec(self, container_id: str, *command: str, timeout_s: int = 10, wait_s: float = 30) -> pb.ExecSyncResponse:
+    def exec(
+        self, container_id: str, *command: str, timeout_s: int = int(10 * SLOW), wait_s: float = 30
+    ) -> pb.ExecSyncResponse:
         """ExecSync."""
         return self.call("ExecSync", container_id=container_id, cmd=command, timeout=timeout_s, wait_s=wait_s)
 

@@ -86,12 +86,12 @@ async def test_a_blob_that_is_there_is_not_fetched_again(
 
 
 async def test_downloads_at_a_time_are_limited(server: Registry, tmp_path: Path) -> None:
-    client = client_of(parallel=2, stall_s=0.3)
+    client = client_of(parallel=2, stall_s=0.3 * SLOW)
     image = images.image([images.files(x=bytes([number])) for number in range(4)])
     reference = server.put("app", "1", image)
     for layer in image.layers:
         server.misdeeds[layer.blob] = [("hang", 1)]
-    with trio.move_on_after(0.2):
+    with trio.move_on_after(0.2 * SLOW):
         async with trio.open_nursery() as nursery:
             for layer in image.layers:
                 nursery.start_soon(lambda layer=layer: fetch(client, reference, layer, tmp_path / layer.blob))
