@@ -243,7 +243,7 @@ class Kubelet:
         return status.exit_code, output
 
     def exec(
-        self, container_id: str, *command: str, timeout_s: int = int(10 * SLOW), wait_s: float = 30
+        self, container_id: str, *command: str, timeout_s: int = int(10 * nodes.SLOW), wait_s: float = 30
     ) -> pb.ExecSyncResponse:
         """ExecSync."""
         return self.call("ExecSync", container_id=container_id, cmd=command, timeout=timeout_s, wait_s=wait_s)
