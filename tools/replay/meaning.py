@@ -9,11 +9,11 @@ from typing import Final
 from ocid.errors import InvalidRequest, NotFound
 from ocid.events import container
 from ocid.events.base import Event
+from ocid.ids import StreamId
+from ocid.journal.looking import damage_named
 from ocid.journal.reader import Reader
-from ocid.projections.selection import Selection
 
 from .family import Subject, find
-from .reading import selected
 
 _SHOWN: Final = 8
 
@@ -39,7 +39,7 @@ def find_container(reader: Reader, wanted: str) -> Subject:
         return of_pod[-1]
     if subject.kind == "container":
         return subject
-    namesakes = [each for each in _containers(reader, None) if each.name == wanted]
+    namesakes = _declared(reader, [stream for _, stream in reader.named(wanted)])
     if namesakes:
         return namesakes[-1]
     inside = _containers(reader, subject)
@@ -49,14 +49,19 @@ def find_container(reader: Reader, wanted: str) -> Subject:
     raise InvalidRequest(f"{wanted!r} is pod {subject.name}: name one of its containers; it had {names}")
 
 
-def _containers(reader: Reader, owner: Subject | None) -> list[Subject]:
-    """Return the containers that the log has, or those of the pod *owner*, in order of declaration."""
-    found = []
-    for each in selected(reader, Selection(types=(container.Declared.TYPE,))):
-        declared = each.event
-        if isinstance(declared, container.Declared) and (owner is None or declared.pod_id == owner.id):
-            found.append(Subject("container", declared.container_id, declared.name))
-    return found
+def _containers(reader: Reader, owner: Subject) -> list[Subject]:
+    """Return the containers of the pod *owner*, in order of declaration."""
+    return _declared(reader, [stream for _, stream in reader.children(owner.stream)])
+
+
+def _declared(reader: Reader, streams: Sequence[StreamId]) -> list[Subject]:
+    """Return those of *streams* that are of containers, in their order."""
+    with damage_named():
+        first = [reader.seqs(stream)[0] for stream in streams if stream.startswith("container/")]
+        events = [each.event for each in reader.at(first)]
+    return [
+        Subject("container", each.container_id, each.name) for each in events if isinstance(each, container.Declared)
+    ]
 
 
 def chosen(globs: Sequence[str], kinds: Sequence[type[Event]]) -> list[str]:
