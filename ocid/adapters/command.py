@@ -28,7 +28,10 @@ _READ_BYTES: Final = 1 << 18
 _CLEAR_OF_TARGETS: Final = 64  # a child's descriptors are numbered below this, so that dup2 overwrites no source
 _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal survives exec: containers must not inherit that.
-_DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DEFAULT_SIGNALS: Final = (
+    *(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD),
+    *(signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP),
+)
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,13 @@ class Indexes(Pages):
         """
         return self._index(name_key(name))
 
+    def named_from(self, beginning: str) -> list[StreamId]:
+        """Return what ever bore a name that begins so, by name and then by age."""
+        database = self._db[b"ix"]
+        prefix = name_key(beginning)[:-1]
+        with self._reading() as txn:
+            return [StreamId(txn.get(key, b"", db=database).decode()) for key in keys(txn, prefix, database)]
+
     def children(self, stream: StreamId) -> list[tuple[int, StreamId]]:
         """Return what belongs to *stream* directly, oldest first: seq of its first event, and its stream.
 

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -371,8 +372,11 @@ class Daemon:
             try:
                 words = Path("/proc", name, "cmdline").read_bytes()
                 groups = Path("/proc", name, "cgroup").read_text()
+                status = Path("/proc", name, "status").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
+            if "State:\tZ" in status and re.search(r"NSpid:\t\d+$", status, re.MULTILINE):
+                continue  # of a container with the host's PIDs: who cannot be told from a tool is reaped after a while
             if int(name) not in (self.pid, os.getpid()) and (
                 ours in words or f":{nodes.hierarchy_path(self.cgroup_parent)}/" in groups
             ):

@@ -160,9 +160,12 @@ def test_a_container_is_made_as_a_plugin_wants_and_the_log_says_so(daemon: Daemo
     assert kinds.index(container_events.Adjusted) < kinds.index(container_events.Created)
     adjusted = next(event for event in events if isinstance(event, container_events.Adjusted))
     assert adjusted.plugins == ("05-started", "10-sample")
-    content = (daemon.root / "log" / "data.mdb").read_bytes()
-    assert b"FROM_PLUGIN=visible" in content
-    assert b"canary-plugin" not in content
+    prepared = next(event for event in events if isinstance(event, container_events.Prepared))
+    with daemon.log() as reader:
+        spec = reader.document(prepared.spec)
+    assert b"FROM_PLUGIN=visible" in spec
+    assert b"canary-plugin" not in spec
+    assert b"canary-plugin" not in (daemon.root / "log" / "data.mdb").read_bytes()
 
 
 def test_a_plugin_adds_a_cdi_device(daemon: Daemon, kubelet: Kubelet) -> None:
