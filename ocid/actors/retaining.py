@@ -16,6 +16,7 @@ import trio
 from ocid.actors.sealing import Sealer
 from ocid.domain.retention import decode_kept, encode_kept
 from ocid.errors import OcidError
+from ocid.events.codec import Damaged
 from ocid.events.log import LOG, Archived, ArchiveRemoved, Trimmed
 from ocid.ids import digest_of
 from ocid.ports import Clock, Journal
@@ -52,13 +53,14 @@ class Retainer:
 
     async def run(self) -> None:
         """Look now and then, until cancelled. A trimming that fails is tried again later; nothing waits for it."""
-        await self._go_on()
+        work = self._go_on
         while True:
-            await trio.sleep(PERIOD_S)
             try:
-                await self.look()
-            except OcidError as error:
-                log.error("the log was not trimmed: %s", error.message)
+                await work()
+            except (OcidError, Damaged) as error:
+                log.error("the log was not trimmed: %s", error)
+            work = self.look
+            await trio.sleep(PERIOD_S)
 
     async def look(self) -> None:
         """Trim if it is time to.

@@ -17,6 +17,7 @@ from ocid.errors import EffectFailed
 from ocid.events.envelope import DAEMON
 from ocid.events.log import LOG, Archived, ArchiveRemoved, Trimmed
 from ocid.events.node import NODE, Stopped
+from ocid.ids import digest_of
 from ocid.journal import archive
 from ocid.journal.blocks import BLOCK
 from ocid.journal.looking import look
@@ -24,7 +25,6 @@ from ocid.journal.seals import check_seals
 from ocid.journal.store import Store
 from ocid.journal.verify import verify
 from ocid.journal.writer import Writer
-from ocid.ports.retention import Plan
 from ocid.projections.view import View
 from tests.fakes.signers import FakeSigners
 from tests.journal.helpers import BOOT
@@ -211,4 +211,16 @@ async def test_a_plan_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(EffectFailed, match="cannot be read"):
         await planner.plan(BLOCK)
     assert await planner.archives() == []
-    assert Plan.__struct_fields__[0] == "through"
+
+
+async def test_a_log_that_lost_what_was_to_stay_is_not_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with living(tmp_path) as life:
+        await life.write(BLOCK)
+        gone = Trimmed(through=BLOCK, kept=digest_of(b"nowhere"), left=1, reason="age")
+        await life.sealer.record(gone)
+        with trio.move_on_after(0.2):
+            await life.retainer.run()
+        assert len(life.store.records(1, BLOCK)) == BLOCK
+    assert "the log was not trimmed" in caplog.text
