@@ -36,6 +36,7 @@ DIE_S: Final = 5.0  # for a CRIU that is killed to let go of the processes it ho
 _NOT_A_DIRECTORY: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _ARCHIVE_MODE: Final = 0o600  # it has every page of memory
 _DUMP_OPTIONS: Final = ("--leave-running", "--tcp-established", "--file-locks")
+_OWN_MOUNTS: Final = ("--mount", "--propagation", "slave", "--")  # unshare(1): what a killed CRIU mounted goes with it
 
 
 class Checkpoints:
@@ -114,7 +115,7 @@ class Checkpoints:
     async def _dump(self, handler: Handler, order: ContainerOrder, work: Path) -> None:
         """Have the runtime dump the processes. Killed, it leaves them as they were: CRIU's parasite cures them."""
         log, images = work / "runtime.log", work / "checkpoint"
-        words = [*handler.words(log), "checkpoint", *_DUMP_OPTIONS]
+        words = [find_tool("unshare"), *_OWN_MOUNTS, *handler.words(log), "checkpoint", *_DUMP_OPTIONS]
         words += ["--image-path", str(images), "--work-path", str(work), order.container_id]
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
