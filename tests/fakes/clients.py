@@ -7,6 +7,7 @@ from collections.abc import Callable
 import trio
 
 from ocid.ports.streaming import Output, Size
+from tests.host.nodes import SLOW
 
 
 class FakeClient:
@@ -52,7 +53,7 @@ class FakeClient:
     def leave(self) -> None:
         self.left.set()
 
-    async def until(self, holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async def until(self, holds: Callable[[], bool], timeout_s: float = 5.0 * SLOW) -> None:
         """Wait until something that depends on what was received is so."""
         with trio.move_on_after(timeout_s):
             while not holds():
