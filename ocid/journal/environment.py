@@ -75,6 +75,15 @@ class Pages:
         with self._reading() as txn:
             return txn.get(name.encode(), db=self._db[b"mk"])
 
+    def values(self, database: bytes, wanted: list[bytes]) -> list[bytes | None]:
+        """Return what a database has under each key, None where it has nothing; quickest where it has all."""
+        with self._reading() as txn, txn.cursor(self._db[database]) as cursor:
+            found = cursor.getmulti(wanted)
+        if len(found) == len(wanted):
+            return [value for _, value in found]
+        there = dict(found)
+        return [there.get(key) for key in wanted]
+
     # --- inside ---
 
     @contextmanager

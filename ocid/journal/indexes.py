@@ -118,13 +118,11 @@ class Indexes(Pages):
 
     def entries_at(self, wanted: list[bytes]) -> list[bytes | None]:
         """Return what the index of names and children has under these keys."""
-        with self._reading() as txn:
-            return [txn.get(key, db=self._db[b"ix"]) for key in wanted]
+        return self.values(b"ix", wanted)
 
     def summaries_at(self, wanted: list[int]) -> list[bytes | None]:
         """Return the stored summaries of these blocks."""
-        with self._reading() as txn:
-            return [txn.get(U64.pack(block), db=self._db[b"bk"]) for block in wanted]
+        return self.values(b"bk", [U64.pack(block) for block in wanted])
 
     def _index(self, prefix: bytes) -> list[tuple[int, StreamId]]:
         database = self._db[b"ix"]

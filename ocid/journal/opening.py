@@ -32,9 +32,10 @@ from ocid.events.codec import NO_HASH
 from ocid.journal import filesystem, structure
 from ocid.journal.environment import MAP_BYTES
 from ocid.journal.owner import LastLife, Owner
+from ocid.journal.parts import Fault
 from ocid.journal.reader import Reader
 from ocid.journal.store import Store
-from ocid.journal.verify import Fault, Report, verify
+from ocid.journal.verify import Report, verify
 
 TAIL_RECORDS: Final = 20_000
 CHECK_S_MAX: Final = 600.0  # for the whole check; 100 M records would need longer, and no quota allows them
@@ -154,17 +155,18 @@ def examine(directory: Path, owner: Owner) -> Report:
     return report
 
 
-def check_whole(directory: Path) -> Report:
+def check_whole(directory: Path, *, documents: bool = False) -> Report:
     """Check every page and record in a child process, which a damaged file may kill, and return what it found.
 
-    The log may be anybody's. Its directory must be writable, for LMDB's table of readers.
+    The log may be anybody's. Its directory must be writable, for LMDB's table of readers. With *documents*, the digest
+    of every document is recomputed, too: the daemon does without, since one that rotted is found when it is read.
     """
     path = os.pathsep.join(filter(None, (str(Path(ocid.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     fault = None
     incomplete = ""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "ocid.journal.check", str(directory)],
+            [sys.executable, "-m", "ocid.journal.check", str(directory), *(["--documents"] if documents else [])],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             capture_output=True,

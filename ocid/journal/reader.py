@@ -54,12 +54,11 @@ class Reader(Indexes, Confiding):
         with self._reading() as txn, txn.cursor(self._db[b"ev"]) as cursor:
             return U64.unpack(cursor.key())[0] if cursor.last() else 0
 
-    def index(self, places: list[tuple[StreamId, int]]) -> list[int | None]:
+    def index(self, places: Sequence[tuple[StreamId, int]]) -> list[int | None]:
         """Return where in the log these versions of these streams are, as the index of streams has it."""
-        with self._reading() as txn:
-            database = self._db[b"st"]
-            found = [txn.get(stream_key(stream) + U64.pack(version), db=database) for stream, version in places]
-        return [None if at is None else U64.unpack(at)[0] for at in found]
+        wanted = [f"{stream}\0".encode() + U64.pack(version) for stream, version in places]
+        found = self.values(b"st", wanted)
+        return [None if at is None else _seq_of(at) for at in found]
 
     def index_entries(self) -> int:
         """Return how many entries the index of streams has; one per record."""

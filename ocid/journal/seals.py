@@ -21,9 +21,9 @@ from ocid.events.codec import Damaged
 from ocid.events.envelope import Envelope
 from ocid.events.log import LOG, Founded, KeyReplaced, KeyRotated, Sealed
 from ocid.ids import Digest
+from ocid.journal.parts import Fault
 from ocid.journal.reader import Reader
 from ocid.journal.signatures import verifies
-from ocid.journal.verify import Fault
 
 FAULTS_MAX: Final = 20  # told; more say nothing new
 

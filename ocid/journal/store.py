@@ -77,8 +77,8 @@ class Store(Reader):
         self._fresh: set[bytes] | None = None
         self._reader_check_at = time.monotonic()
         try:
-            self.epoch, self.last_boot_id, self.last_stop_ns = self._begin_epoch(genesis, epoch_before)
             self._last = super().last()
+            self.epoch, self.last_boot_id, self.last_stop_ns = self._begin_epoch(genesis, epoch_before)
             self._tree = merkle.frontier_at(self._last[0], self.subtree)
             self._block = self._open_block()
         except BaseException:
@@ -276,14 +276,22 @@ class Store(Reader):
         return self._last
 
     def _begin_epoch(self, genesis: bytes, epoch_before: int) -> tuple[int, str, int]:
-        """Return this life's epoch, the boot id of the last one ("" for none) and when it stopped, or 0."""
+        """Return this life's epoch, the boot id of the last one ("" for none) and when it stopped, or 0.
+
+        Only lives that wrote something are counted, so that one that is missing in the log can be seen.
+        """
         with self._env.begin(db=self._db[b"mk"], write=True) as txn:
             if txn.put(b"format", FORMAT, overwrite=False):
                 txn.put(b"genesis", genesis)
-            epoch = U64.unpack(txn.get(b"epoch", U64.pack(epoch_before)))[0] + 1
+                txn.put(b"epoch", U64.pack(epoch_before))
+                self._last = 0, genesis
+            record = txn.get(U64.pack(self._last[0]), db=self._db[b"ev"])
+            if record is None:
+                epoch = U64.unpack(txn.get(b"epoch", U64.pack(0)))[0] + 1
+            else:
+                epoch = codec.header_of(record).epoch + 1
             boot = txn.get(b"boot", b"").decode()
             stop = U64.unpack(txn.get(b"stop", U64.pack(0)))[0]
-            txn.put(b"epoch", U64.pack(epoch))
             txn.put(b"boot", self.boot_id.encode())
             txn.put(b"stop", U64.pack(0))
         return epoch, boot, stop

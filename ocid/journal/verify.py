@@ -6,7 +6,7 @@ checkpoint kept elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -15,19 +15,13 @@ from ocid.domain.merkle import KEPT_LEVELS, Frontier, Node
 from ocid.events import codec
 from ocid.events.codec import Damaged
 from ocid.ids import StreamId
-from ocid.journal import trim
+from ocid.journal import blocks, parts, trim
 from ocid.journal.blocks import BLOCK, block_of, first_of
-from ocid.journal.indexing import IndexCheck
+from ocid.journal.parts import Fault, Part, check_part
 from ocid.journal.reader import Reader
 
-PROGRESS_RECORDS: Final = 1000
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """The first thing found wrong."""
-
-    seq: int  # of the record at fault; 0 when it is none in particular
-    what: str
+PROGRESS_RECORDS: Final = 1024
+_TREE: Final = "the tree has another hash for the records before it"
 
 
 class Report(msgspec.Struct):
@@ -45,36 +39,46 @@ class Report(msgspec.Struct):
 
 
 Progress = Callable[[Report], None]
+Checked = Callable[[Iterable[tuple[int, int]]], Iterator[Part]]  # checks parts, and yields them in their order
 
 
-def verify(reader: Reader, *, from_seq: int = 1, documents: bool = True, progress: Progress | None = None) -> Report:
+def verify(
+    reader: Reader,
+    *,
+    from_seq: int = 1,
+    documents: bool = True,
+    progress: Progress | None = None,
+    checked: Checked | None = None,
+    part_records: int = PROGRESS_RECORDS,
+) -> Report:
     """Check all records from *from_seq* on, and the documents if asked to, and report the first fault.
 
-    Works on a log that is being written: what is committed during the check may or may not be part of it. Beginning at
-    another record than the first, its link to the one before it, and where its stream stood, are taken on trust.
+    Works on a log that is being written: what is committed during the check is no part of it. Beginning at another
+    record than the first, its link to the one before it, and where its stream stood, are taken on trust.
 
     Args:
         reader: the log.
         from_seq: where to begin.
         documents: also recompute the digest of every document.
-        progress: called about every ``PROGRESS_RECORDS`` good records.
+        progress: called after every part that is good.
+        checked: has parts checked by somebody else, who must call ``parts.check_part``; only from record 1 on.
+        part_records: how many records a part has, a multiple of ``BLOCK``.
     """
     last_seq = reader.last_seq()
     report = Report(first_seq=from_seq, last_good_seq=from_seq - 1)
-    walk = _Walk(reader, report)
+    whole = from_seq == 1
+    walk = _Walk(reader, report, whole=whole)
     try:
-        if walk.whole and walk.trimmed:
+        if walk.trimmed:
             walk.over_trimmed(progress)
-        while chunk := reader.records(report.last_good_seq + 1, PROGRESS_RECORDS):
-            walk.over(chunk)
+        wanted = parts.bounds(report.last_good_seq + 1, last_seq, part_records)
+        check = checked or (lambda each: (check_part(reader, *one, deep=whole) for one in each))
+        for part in check(wanted):
+            walk.over(part)
             if progress is not None:
                 progress(report)
-        if report.last_good_seq < last_seq:
-            raise Damaged("the record is missing", report.last_good_seq + 1)
-        if walk.indexes is not None:
-            walk.indexes.finish(report.last_good_seq)
-        if walk.whole and (entries := reader.index_entries()) < report.records:
-            raise Damaged(f"the index of streams has {entries} entries for {report.records} records")
+        if whole:
+            walk.finish()
         if documents:
             report.documents = reader.check_documents()
     except Damaged as damage:
@@ -84,48 +88,113 @@ def verify(reader: Reader, *, from_seq: int = 1, documents: bool = True, progres
 
 
 class _Walk:
-    """Goes over a log's records in order, and knows what the next one must be."""
+    """Goes over a log part by part, and knows what the next one must go on with."""
 
-    def __init__(self, reader: Reader, report: Report) -> None:
+    def __init__(self, reader: Reader, report: Report, *, whole: bool) -> None:
         """Begin at ``report.first_seq``."""
-        self.whole = report.first_seq == 1
-        self.trimmed, self._trimmed_hash = reader.trimmed() if self.whole else (0, b"")
+        self.whole = whole
+        self.trimmed, self._trimmed_hash = reader.trimmed() if whole else (0, b"")
         self.versions: dict[StreamId, int] = {}
-        self.indexes = IndexCheck(reader) if self.whole else None
-        self._seqs_of_skipping: dict[StreamId, int] = {}  # last record of streams that trimming may have thinned
+        self._thinned: set[StreamId] = set()  # of which trimming may have taken the newest records it saw
         self._reader = reader
         self._report = report
         self._tree = Frontier()
-        self._prev = reader.genesis() if self.whole else None  # hash of the record before; None where it is not known
+        self._names = 0
+        self._blocks = 0
+        self._foreign = False
+        self._prev = reader.genesis() if whole else b""  # hash of the record before; b"" where it is not known
+        self._epoch: int | None = 0 if self._prev == codec.NO_HASH else None  # of that one; None where not known
         report.last_good_hash = self._prev or codec.NO_HASH
 
-    def over(self, chunk: list[tuple[int, bytes]]) -> None:
-        """Check consecutive records, counting the good ones in the report; raise ``Damaged`` at the first bad one."""
+    def over(self, part: Part) -> None:
+        """Take the next part in, counting its good records in the report; raise ``Damaged`` at the first bad one."""
+        fault = self._first_fault(part)
+        if fault is not None and fault.seq <= part.last_seq:  # what is good goes no further
+            good = check_part(self._reader, part.first_seq, fault.seq - 1, deep=self.whole)
+            if good.fault is None:
+                part = good
+        self._note_good(part)
+        if fault is not None:
+            raise Damaged(fault.what, fault.seq)
+
+    def _first_fault(self, part: Part) -> Fault | None:
+        """Return the first fault of a part, and of its going on from those before it."""
+        faults = [] if part.fault is None else [part.fault]
+        if part.last_seq < part.first_seq:
+            return part.fault
+        if self._prev and part.cites != self._prev:
+            faults.append(Fault(part.first_seq, "the record does not cite the one before it"))
+        if not self._follows(part.first_epoch):
+            faults.append(Fault(part.first_seq, f"the epoch goes from {self._report.last_epoch} to {part.first_epoch}"))
+        for stream, (version, seq) in part.begun.items():
+            before = self.versions.get(stream)
+            if before is None:
+                before = version - 1 if not self.whole or self.trimmed else 0
+            elif before < version and stream in self._thinned:
+                before = version - 1
+            if version != before + 1:
+                faults.append(Fault(seq, f"{stream!r} goes from version {before} to {version}"))
+        if self.whole and part.fault is None:
+            faults += self._grown(part)
+        return min(faults, key=lambda each: each.seq, default=None)
+
+    def _follows(self, epoch: int) -> bool:
+        """Say whether a record of this epoch can be the next: each life that wrote anything has the next number."""
+        if self._epoch is None:
+            return epoch >= self._report.last_epoch
+        return epoch - self._epoch in ((0, 1) if self._epoch else (1,))
+
+    def _grown(self, part: Part) -> Iterator[Fault]:
+        """Let the tree grow by a part, and yield where the log has other hashes of it."""
+        for block, node in enumerate(part.nodes, start=block_of(part.first_seq)):
+            if not self._has(self._tree.append_subtree(node)):
+                yield Fault(first_of(block + 1) - 1, _TREE)
+        for leaf in part.leaves:
+            self._tree.append(leaf)
+
+    def _note_good(self, part: Part) -> None:
+        if part.last_seq < part.first_seq:
+            return
         report = self._report
-        wanted_seq = report.last_good_seq + 1
-        headers = []
-        try:
-            for seq, record in chunk:
-                if seq != wanted_seq:
-                    raise Damaged("the record is missing", wanted_seq)
-                headers.append((self._record(seq, record), record))
-                self._note_good(headers[-1][0], record)
-                wanted_seq += 1
-                if self.whole:
-                    self._grow(self._tree.append(report.last_good_hash), seq)
-        except Damaged as damage:
-            raise Damaged(damage.what, damage.seq or wanted_seq) from damage
-        self._look_up(headers)
+        report.records += part.last_seq - part.first_seq + 1
+        report.last_good_seq = part.last_seq
+        report.last_good_hash = self._prev = part.last_hash
+        report.last_epoch = self._epoch = part.last_epoch
+        self.versions.update(part.versions)
+        self._thinned.difference_update(part.versions)
+        self._names += part.names
+        self._blocks += len(part.nodes)
+        self._foreign = self._foreign or part.foreign
+
+    def finish(self) -> None:
+        """See that nothing is in the indexes that the records do not say, if none came since.
+
+        Raises:
+            Damaged: something is.
+        """
+        report = self._report
+        last, found, found_blocks = self._reader.index_sizes()
+        if last == report.last_good_seq:
+            if found < self._names or (found > self._names and not self._foreign):
+                raise Damaged(f"the index of names has {found} entries, and the records say {self._names}")
+            if found_blocks != self._blocks:
+                raise Damaged(f"{found_blocks} blocks have a summary, and {self._blocks} are complete")
+        if (entries := self._reader.index_entries()) < report.records:
+            raise Damaged(f"the index of streams has {entries} entries for {report.records} records")
+
+    # --- what trimming left ---
 
     def over_trimmed(self, progress: Progress | None) -> None:
         """Check what is left of the records up to where the log is trimmed, and that it is all that should be left."""
         owed = trim.kept(self._reader, self.trimmed)
+        self._epoch = None
         for block in range(block_of(self.trimmed) + 1):
             first = first_of(block)
             records = [each for each in self._reader.records(first, BLOCK) if each[0] < first + BLOCK]
             leaves = self._reader.leaves(block)
             if leaves is None and len(records) == BLOCK:
-                self.over(records)
+                self.over(check_part(self._reader, first, first + BLOCK - 1))
+                self._thinned.update(filter(trim.skips, self.versions))
             elif leaves is None:
                 self._over_empty(block, records)
             else:
@@ -135,7 +204,7 @@ class _Walk:
             self._report.last_good_seq = first + BLOCK - 1
             if progress is not None:
                 progress(self._report)
-        if self._prev not in (None, self._trimmed_hash):
+        if self._prev not in (b"", self._trimmed_hash):
             raise Damaged("the log says another hash for the last record that was trimmed", self.trimmed)
         self._prev = self._report.last_good_hash = self._trimmed_hash
 
@@ -146,68 +215,65 @@ class _Walk:
         if node is None:
             raise Damaged("the tree lacks it", first_of(block))
         self._grow(self._tree.append_subtree(node), first_of(block))
-        self._prev = None
+        self._prev, self._epoch = b"", None
 
     def _over_thinned(self, records: list[tuple[int, bytes]], leaves: list[bytes]) -> None:
         """Check the records that are left of a block, each by its leaf hash."""
         left = dict(records)
-        headers = []
+        found: list[tuple[codec.Header, bytes]] = []
         for seq, leaf in enumerate(leaves, start=self._tree.size + 1):
-            record = left.get(seq)
-            if record is not None:
+            if (record := left.get(seq)) is not None:
                 try:
-                    header = self._record(seq, record)
+                    found.append((self._thin(seq, record, leaf), record))
                 except Damaged as damage:
                     raise Damaged(damage.what, damage.seq or seq) from damage
-                if codec.hash_of(record) != leaf:
-                    raise Damaged("the record is not the one whose hash was kept", seq)
-                headers.append((header, record))
-                self._note_good(header, record)
             self._prev = leaf
             self._grow(self._tree.append(leaf), seq)
-        self._look_up(headers, thinned=True)
+        self._epoch = None
+        headers = [header for header, _ in found]
+        parts.look_up(self._reader, headers)
+        names, foreign = parts.check_names(self._reader, found)
+        self._names, self._foreign = self._names + names, self._foreign or foreign
+        self._check_summary(headers)
 
-    def _record(self, seq: int, record: bytes) -> codec.Header:
-        """Check one record by itself, its link to the one before it and its place in its stream."""
-        codec.check(record)
-        header = codec.header_of(record)
+    def _thin(self, seq: int, record: bytes, leaf: bytes) -> codec.Header:
+        """Check one of the records that are left of a block."""
+        report = self._report
+        header = codec.checked(record)
+        stream, version = header.stream, header.version
         if header.seq != seq:
             raise Damaged(f"the record says that it is {header.seq}", seq)
-        if self._prev is not None and header.prev_hash != self._prev:
+        if self._prev and header.prev_hash != self._prev:
             raise Damaged("the record does not cite the one before it", seq)
-        known = self.versions.get(header.stream)
-        if known is None:
-            before = header.version - 1 if not self.whole or self.trimmed else 0
-        else:
-            before = header.version - 1 if known < header.version and self._may_skip(header) else known
-        if header.version != before + 1:
-            raise Damaged(f"{header.stream!r} goes from version {before} to {header.version}", seq)
+        before = self.versions.get(stream)
+        if before is not None and version != before + 1 and not (before < version and trim.skips(stream)):
+            raise Damaged(f"{stream!r} goes from version {before} to {version}", seq)
+        if header.epoch < report.last_epoch:
+            raise Damaged(f"the epoch goes from {report.last_epoch} to {header.epoch}", seq)
+        if codec.hash_of(record) != leaf:
+            raise Damaged("the record is not the one whose hash was kept", seq)
+        self.versions[stream] = version
+        if trim.skips(stream):
+            self._thinned.add(stream)
+        report.records += 1
+        report.last_good_seq, report.last_good_hash, report.last_epoch = seq, leaf, header.epoch
         return header
 
-    def _may_skip(self, header: codec.Header) -> bool:
-        """Say whether records of this stream can have been trimmed between two that are left."""
-        return self._seqs_of_skipping.get(header.stream, self.trimmed) <= self.trimmed and trim.skips(header.stream)
-
-    def _note_good(self, header: codec.Header, record: bytes) -> None:
-        report = self._report
-        self.versions[header.stream] = header.version
-        if trim.skips(header.stream):
-            self._seqs_of_skipping[header.stream] = header.seq
-        report.records += 1
-        report.last_good_seq = header.seq
-        report.last_good_hash = self._prev = record[-32:]
-        report.last_epoch = header.epoch
+    def _check_summary(self, headers: list[codec.Header]) -> None:
+        """See that the summary of a block that was whole once still covers what is left of it."""
+        self._blocks += 1
+        block = block_of(headers[0].seq) if headers else -1
+        stored = self._reader.summaries_at([block])[0]
+        if stored is None:
+            raise Damaged(f"block {block} has no summary", headers[0].seq if headers else 0)
+        summary = blocks.decode(stored)
+        for header in headers:
+            if not summary.covers(header.type, header.who, header.wall_ns):
+                raise Damaged("the summary of its block says something else", header.seq)
 
     def _grow(self, nodes: Iterable[Node], seq: int) -> None:
-        for node in nodes:
-            if self._reader.kept(node.level, node.index) != node.hash:
-                raise Damaged("the tree has another hash for the records before it", seq)
+        if not self._has(nodes):
+            raise Damaged(_TREE, seq)
 
-    def _look_up(self, headers: list[tuple[codec.Header, bytes]], *, thinned: bool = False) -> None:
-        """Compare what was found with the indexes."""
-        places = [(header.stream, header.version) for header, _ in headers]
-        for (header, _), indexed in zip(headers, self._reader.index(places), strict=True):
-            if indexed != header.seq:
-                raise Damaged(f"the index of streams says {indexed} for it", header.seq)
-        if self.indexes is not None:
-            self.indexes.check(headers, thinned=thinned)
+    def _has(self, nodes: Iterable[Node]) -> bool:
+        return all(self._reader.kept(node.level, node.index) == node.hash for node in nodes)

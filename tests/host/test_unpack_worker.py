@@ -166,7 +166,7 @@ async def test_a_cancelled_unpack_kills_the_worker_at_once(tmp_path: Path) -> No
         await Unpacker().unpack(descriptor, "plain", digest_of(b""), tmp_path / "layer")
     os.close(descriptor)
     assert scope.cancelled_caught
-    assert trio.current_time() - began < 2
+    assert trio.current_time() - began < 2 * SLOW
 
 
 async def test_a_worker_that_crashes_says_so(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from ocid.ids import Digest, StreamId
 from ocid.journal import reader as reader_module
 from ocid.journal.blocks import BLOCK
 from ocid.journal.opening import open_or_quarantine
+from ocid.journal.parts import Fault
 from ocid.journal.pending import DOCUMENT_BYTES_MAX, Pending, VersionConflict, prepare
 from ocid.journal.store import Store
-from ocid.journal.verify import Fault, verify
+from ocid.journal.verify import verify
 from tests.journal.helpers import BOOT, OTHER_BOOT, A, B, fact
 
 MINUTE = 60 * 10**9
@@ -90,14 +91,17 @@ def test_a_conflict_undoes_the_whole_batch(store: Store) -> None:
 def test_epochs_and_boots_are_counted(tmp_path: Path) -> None:
     first = Store(tmp_path, boot_id=BOOT, map_bytes=64 << 20)
     assert (first.epoch, first.last_boot_id, first.last_stop_ns) == (1, "", 0)
+    put(first, 0)
     first.close(stopped_at_ns=77)
 
     second = Store(tmp_path, boot_id=OTHER_BOOT, map_bytes=64 << 20)
     assert (second.epoch, second.last_boot_id, second.last_stop_ns) == (2, BOOT, 77)
-    second.close()
+    second.close()  # it wrote nothing, so it is missing nowhere
 
     third = Store(tmp_path, boot_id=OTHER_BOOT, map_bytes=64 << 20)
-    assert (third.epoch, third.last_boot_id, third.last_stop_ns) == (3, OTHER_BOOT, 0)
+    assert (third.epoch, third.last_boot_id, third.last_stop_ns) == (2, OTHER_BOOT, 0)
+    put(third, 1)
+    assert verify(third).last_epoch == 2
     third.close()
 
 
@@ -254,11 +258,13 @@ def test_a_changed_document_is_found(store: Store) -> None:
         ("last missing from index", Fault(3, "the index of streams says None for it")),
         ("index too short", Fault(0, "the index of streams has 2 entries for 3 records")),
         ("version", Fault(2, "'pod/a' goes from version 1 to 5")),
+        ("epoch", Fault(2, "the epoch goes from 1 to 3")),
+        ("first epoch", Fault(1, "the epoch goes from 0 to 2")),
     ],
 )
 def test_what_verify_finds(store: Store, harm: str, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, 0, 3)
-    _, two, three = (record for _, record in store.records(1))
+    one, two, three = (record for _, record in store.records(1))
     payload = codec.payload_of(codec.decode(two).event)
     header = list(msgspec.structs.astuple(codec.header_of(two)))
     second = (2).to_bytes(8, "big")
@@ -272,6 +278,12 @@ def test_what_verify_finds(store: Store, harm: str, fault: Fault, monkeypatch: p
                 txn.put(second, codec.seal((*header[:9], 99, *header[10:]), payload)[0])
             case "version":
                 txn.put(second, codec.seal((*header[:2], 5, *header[3:]), payload)[0])
+            case "epoch":
+                txn.put(second, codec.seal((*header[:8], 3, *header[9:]), payload)[0])
+            case "first epoch":
+                first = msgspec.structs.astuple(codec.header_of(one))
+                sealed = codec.seal((*first[:8], 2, *first[9:]), codec.payload_of(codec.decode(one).event))
+                txn.put((1).to_bytes(8, "big"), sealed[0])
             case "last missing from index":
                 txn.delete(b"pod/a\0" + (3).to_bytes(8, "big"), db=store._db[b"st"])
             case "index too short":

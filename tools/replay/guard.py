@@ -6,7 +6,6 @@ SIGSEGV or SIGABRT; none of them can be caught as an error. The parent turns the
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -14,13 +13,14 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+from ocid.lifeline import end_with_parent
+
 from .exits import DAMAGED, FAILED
 
 _DEADLY: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 _PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GIVE_WAY: Final = 10  # nice: the daemon and what it runs go first
 _SIGNAL_BASE: Final = 128
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -33,7 +33,7 @@ def guarded(work: Callable[[], int]) -> int:
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _end_with(parent)
+        end_with_parent(parent)
         os.nice(GIVE_WAY)
         _work_and_exit(work)
     asked: list[int] = []
@@ -58,13 +58,6 @@ def guarded(work: Callable[[], int]) -> int:
         sys.stderr.write(f"ocid-replay: the log is damaged: reading it is deadly ({name})\n")
         return DAMAGED
     return _SIGNAL_BASE + ended_by
-
-
-def _end_with(parent: int) -> None:
-    """Make the kernel end this child when its parent is gone, however that ended. Source: prctl(2)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(FAILED)
 
 
 def _work_and_exit(work: Callable[[], int]) -> None:

@@ -14,7 +14,7 @@ from ocid.events.codec import NO_HASH
 from ocid.journal import opening, structure
 from ocid.journal.looking import look
 from ocid.journal.seals import Seals, check_seals
-from ocid.journal.verify import Report, verify
+from ocid.journal.verify import Report
 from ocid.projections.text import time_text
 
 from .exits import CONTRADICTED, DAMAGED, FAILED, NO_LOG, OK, UNSIGNED
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 def examine(
     directory: Path, key: Key | None = None, witnessed: Sequence[str] | None = None
 ) -> tuple[Report, bytes, Seals | None]:
-    """Check the pages and what they hold in a child process, and then, where it lived, all again with the documents.
+    """Check the pages and what they hold in a child process, and then, where it lived, what is signed for.
 
     Returns:
         what was found, what record 1 cites, and what is signed for; None of a damaged log.
@@ -56,13 +56,11 @@ def examine(
         structure.fault_of(directory)  # refuses foreign formats; the check below finds the rest
     except OSError as error:
         raise EffectFailed(f"the log in {str(directory)!r} cannot be read: {error.strerror}") from error
-    report = opening.check_whole(directory)
+    report = opening.check_whole(directory, documents=True)
     if report.fault is not None or report.incomplete:
         return report, NO_HASH, None
     with look(directory) as reader:
-        report = verify(reader)
-        seals = check_seals(reader, key=key, witnessed=witnessed) if report.fault is None else None
-        return report, reader.genesis(), seals
+        return report, reader.genesis(), check_seals(reader, key=key, witnessed=witnessed)
 
 
 def key_of(text: str) -> Key | None:
