@@ -172,7 +172,9 @@ async def test_status_stands_behind_readiness(node: Node):
     assert "have not said yet" in (network.not_ready() or "")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(network.watch)
-        await trio.sleep(0.4)
+        with trio.fail_after(8 * SLOW):
+            while "have not said yet" in (network.not_ready() or ""):  # noqa: ASYNC110 - nothing tells of it
+                await trio.sleep(0.05)
         said = "CNI network 'testnet': plugin 'second' failed to STATUS: no controller (it starts) [code 50]"
         assert network.not_ready() == said
         assert fixture.calls() == ["STATUS first", "STATUS second"]
