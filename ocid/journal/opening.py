@@ -182,7 +182,7 @@ def check_whole(directory: Path, *, documents: bool = False) -> Report:
         elif done.returncode != 0:
             incomplete = f"the check ended with status {done.returncode}: {tail(done.stderr, 500)}"
     reports = [_decode_report(line) for line in output.splitlines(keepends=True) if line.endswith(b"\n")]
-    report = max(reports, key=lambda each: each.last_good_seq, default=Report())
+    report = max(reversed(reports), key=lambda each: each.last_good_seq, default=Report())  # of equal ones, the last
     report.fault = next((each.fault for each in reports if each.fault is not None), fault)
     report.incomplete = incomplete or (reports[-1].incomplete if reports else "")
     return report

@@ -281,7 +281,7 @@ async def test_a_cancelled_attach_is_undone(node: Node):
     with trio.fail_after(10 * SLOW):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(network.attach, order)
-            while "ADD hangs" not in (fixture.bin / "calls").read_text():
+            while "ADD hangs" not in (fixture.bin / "calls").read_text():  # noqa: ASYNC110 - nothing tells
                 await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
 

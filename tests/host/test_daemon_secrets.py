@@ -50,7 +50,8 @@ import ocid.adapters.messages as m, ocid.main
 ocid.main.write_messages = lambda level, rules: (m.write_messages("debug", rules), __import__("logging").debug("begun"))
 """
 LEAVING = (
-    ("log", "-o", "json"), ("log",), ("export",), ("export", "--format", "cloudevents"), ("state", "-o", "json"),
+    ("timeline", "-o", "jsonl"), ("timeline",), ("export",),
+    ("export", "--format", "cloudevents"), ("state", "-o", "json"),
 )  # fmt: skip
 FORBIDDEN = (b"canary", b"Y2FuYXJ5")  # as it is, and in the base64 of "user:canary" for a user of five letters
 

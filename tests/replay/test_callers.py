@@ -76,7 +76,7 @@ def test_explain_tells_of_unusual_calls_what_their_callers_run_and_traces(
 
 
 def test_log_and_exports_tell_of_them(log: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    out = told(log, capfd, "log", "--stream", "node")
+    out = told(log, capfd, "timeline", "--stream", "node")
     assert "the usual peer is /usr/bin/kubelet, uid 0: it ran a pod first [2]" in out
     assert f"what peer [3] runs has sha256 {HASH}, 40.0 MiB" in out
     assert out.count("node.unusual_call") == 3

@@ -51,27 +51,31 @@ def run(capfd: pytest.CaptureFixture[str], directory: Path) -> Run:
     return run_it
 
 
-# --- log -------------------------------------------------------------------------------------------------------------
+# --- timeline -----------------------------------------------------------------------------------------------------
 
 
-def test_log_shows_every_record_in_order(run: Run) -> None:
-    code, out, err = run("log")
+def test_timeline_shows_every_record_in_order(run: Run) -> None:
+    code, out, err = run("timeline")
     heading, *lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert heading.split() == ["SEQ", "TIME(UTC)", "STREAM", "EVENT", "WHO", "DETAIL"]
+    assert heading.split() == ["SEQ", "TIME(UTC)", "Δ", "STREAM", "EVENT", "WHO", "DETAIL"]
     assert [int(line.split()[0]) for line in lines] == list(range(1, 49))
-    assert lines[21].split()[:5] == [
-        "22", "2025-11-24T04:00:16.000Z", "container/c1c1c1c1c1c1", "container.stop_requested", "crictl[900]",
+    assert lines[0].split()[2] == "node/self"
+    assert lines[21].split()[:6] == [
+        "22", "2025-11-24T04:00:16.000Z", "+1.000s",
+        "container/c1c1c1c1c1c1", "container.stop_requested", "crictl[900]",
     ]  # fmt: skip
 
 
-def test_log_filters(run: Run) -> None:
-    _, out, _ = run("log", "--container", "app", "--type", "*.exited", "--who", 812, "--from-seq", 2, "--to-seq", 40)
+def test_timeline_filters(run: Run) -> None:
+    _, out, _ = run(
+        "timeline", "--container", "app", "--type", "*.exited", "--who", 812, "--from-seq", 2, "--to-seq", 40
+    )
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["23"]
 
 
-def test_log_for_programs_is_one_object_a_line(run: Run) -> None:
-    _, out, _ = run("log", "-o", "json", "--stream", "node")
+def test_timeline_for_programs_is_one_object_a_line(run: Run) -> None:
+    _, out, _ = run("timeline", "-o", "jsonl", "--stream", "node")
     records = [json.loads(line) for line in out.splitlines()]
     assert [record["type"] for record in records] == ["node.started", "node.peer_seen", "node.peer_seen"]
     assert records[1]["event"]["exe"] == "/usr/bin/kubelet"
@@ -82,7 +86,7 @@ def test_foreign_text_cannot_drive_the_terminal(run: Run, tmp_path: Path) -> Non
     life = Life(tmp_path / "log")
     life.write("pod/x", REGISTRY["pod.lost"](reason="\x1b[2J\nfake line\r\u202e"))
     life.store.close()
-    _, out, _ = run("log", log=tmp_path / "log")
+    _, out, _ = run("timeline", log=tmp_path / "log")
     assert len(out.splitlines()) == 2
     assert out.replace("\n", "").isprintable()
 
@@ -217,11 +221,11 @@ def test_verify_of_a_changed_record(run: Run, tmp_path: Path) -> None:
     assert "DAMAGED" in out
     assert "record 20: " in out
     assert "records 1 to 19 are good" in out
-    assert run("log", log=tmp_path / "log")[0] == 2
+    assert run("timeline", log=tmp_path / "log")[0] == 2
     assert "ocid-replay verify" in run("explain", "c1", log=tmp_path / "log")[2]
 
 
-@pytest.mark.parametrize("command", ["log", "state", "verify", "export"])
+@pytest.mark.parametrize("command", ["timeline", "state", "verify", "export"])
 def test_a_truncated_log_is_damaged_and_no_crash(run: Run, tmp_path: Path, command: str) -> None:
     write_log(tmp_path / "log")
     data = tmp_path / "log" / "data.mdb"
@@ -232,7 +236,7 @@ def test_a_truncated_log_is_damaged_and_no_crash(run: Run, tmp_path: Path, comma
     assert "amaged" in out + err or "DAMAGED" in out
 
 
-@pytest.mark.parametrize("command", ["log", "state", "verify", "export"])
+@pytest.mark.parametrize("command", ["timeline", "state", "verify", "export"])
 def test_no_log_is_exit_code_4(run: Run, tmp_path: Path, command: str) -> None:
     assert run(command, log=tmp_path / "none") == (4, "", f"ocid-replay: log '{tmp_path / 'none'}' not found\n")
 
@@ -242,7 +246,7 @@ def test_an_empty_log_verifies_to_nothing(run: Run, tmp_path: Path) -> None:
     assert run("verify", log=tmp_path / "log")[0] == 4
 
 
-@pytest.mark.parametrize("command", ["log", "verify"])
+@pytest.mark.parametrize("command", ["timeline", "verify"])
 def test_another_format_is_exit_code_5(run: Run, tmp_path: Path, command: str) -> None:
     write_log(tmp_path / "log")
     data = tmp_path / "log" / "data.mdb"
@@ -257,18 +261,18 @@ def test_another_format_is_exit_code_5(run: Run, tmp_path: Path, command: str) -
 @pytest.mark.parametrize("content", [b"x", b"\0" * 8192, os.urandom(20_000)])
 def test_a_file_that_is_no_log_is_damaged(run: Run, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.mdb").write_bytes(content)
-    for command in ("log", "verify"):
+    for command in ("timeline", "verify"):
         code, out, err = run(command, log=tmp_path)
         assert code == 2
         assert "Traceback" not in out + err
 
 
 def test_usage_errors_do_not_look_like_damage(run: Run) -> None:
-    for arguments in (("log", "--from-seq", "0"), ("state", "--seq", "1", "--time", "1h")):
+    for arguments in (("timeline", "--from-seq", "0"), ("state", "--seq", "1", "--time", "1h")):
         with pytest.raises(SystemExit) as left:
             run(*arguments)
         assert left.value.code == 64
-    assert run("log", "--since", "soon")[0] == 1
+    assert run("timeline", "--since", "soon")[0] == 1
 
 
 # --- the guard -------------------------------------------------------------------------------------------------------
@@ -303,7 +307,7 @@ def test_a_signal_to_the_parent_ends_both(directory: Path, tmp_path: Path) -> No
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         with subprocess.Popen(
-            [sys.executable, "-m", "ocid_replay", "log", "-f", "--log", str(directory)],
+            [sys.executable, "-m", "ocid_replay", "timeline", "-f", "--log", str(directory)],
             env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

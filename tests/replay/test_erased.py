@@ -45,7 +45,7 @@ def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        ("log",), ("log", "-o", "json"), ("log", "--type", "log.*"), ("state",), ("state", "-o", "json"),
+        ("timeline",), ("timeline", "-o", "json"), ("timeline", "--type", "log.*"), ("state",), ("state", "-o", "json"),
         ("explain", WEB), ("explain", APP, "-o", "json"), ("export",), ("export", "--format", "cloudevents"),
     ],
     ids=" ".join,
@@ -78,7 +78,7 @@ def test_reading_it_says_that_it_was_erased_and_by_which_record(
             return
         with pytest.raises(Erased) as caught:
             reader.document(ARGV.digest)
-    main(["log", "--type", "log.erased", "--log", str(directory), "-o", "json"], guard=here)
+    main(["timeline", "--type", "log.erased", "--log", str(directory), "-o", "jsonl"], guard=here)
     record = json.loads(capfd.readouterr().out)
     assert record["seq"] == caught.value.seq
     assert record["words"] == "1 documents of pod aaaaaaaaaaaa erased, by login uid 1004: request 1234"

@@ -22,7 +22,6 @@ from . import (
     export,
     fold,
     lineage,
-    log,
     orphans,
     peers,
     prove,
@@ -31,6 +30,7 @@ from . import (
     state,
     state_at,
     stats,
+    timeline,
     verify,
     who_did,
     why_died,
@@ -41,7 +41,7 @@ from .exits import DAMAGED, FAILED, INTERRUPTED, NO_LOG, PIPE_CLOSED, UNSUPPORTE
 from .guard import guarded
 
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
-    "log": log.run,
+    "timeline": timeline.run,
     "state": state.run,
     "explain": explain.run,
     "verify": verify.run,

@@ -39,10 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
         made.add_argument("--config", metavar="FILE", help="configuration that says where ROOT is")
         return made
 
-    log = command("log", "Show records of the log, in order.")
-    _filters(log)
-    log.add_argument("-f", "--follow", action="store_true", help="go on with records as they are written")
-    _output(log, "one JSON object a line")
+    timeline = command("timeline", "Show what happened, record by record, in order.")
+    _filters(timeline)
+    timeline.add_argument("-f", "--follow", action="store_true", help="go on with records as they are written")
+    arguments_answers.output(timeline)
 
     state = command("state", "Show the node as it was after a record, or at a time; now by default.")
     moment = state.add_mutually_exclusive_group()

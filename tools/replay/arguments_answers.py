@@ -21,7 +21,7 @@ def add(command: Command, filters: Filters) -> None:
 
     Args:
         command: adds one, by its name and what it is for.
-        filters: adds the filters of ``log``.
+        filters: adds the filters of ``timeline``.
     """
     for build in (_why_died, _lineage, _state_at, _diff, _stats, _fold):
         build(command)
@@ -33,60 +33,60 @@ def _why_died(command: Command) -> None:
     died = command("why-died", "Say why a container died: verdict, confidence, evidence, and what is not known.")
     died.add_argument("container", type=_text, metavar="CONTAINER", help="id, beginning of it, name, or POD/NAME")
     died.epilog = "exit code 0 also for a container that has not died: the answer says so"
-    _output(died)
+    output(died)
 
 
 def _who_did(command: Command, filters: Filters) -> None:
     did = command("who-did", "Say who is behind records of some kinds, also of what the daemon did by itself later.")
     did.add_argument("event_type", type=_text, nargs="+", metavar="EVENT-TYPE", help="such as image.removed, or a glob")
     filters(did)
-    _output(did)
+    output(did)
 
 
 def _state_at(command: Command) -> None:
     state = command("state-at", "Show the pods, containers and images that were there at a moment.")
     state.add_argument("moment", type=_text, metavar="TIME|SEQ", help=MOMENT)
     state.add_argument("--inspect", type=_text, metavar="ID", help="one of them in full, with its documents; as JSON")
-    _output(state)
+    output(state)
 
 
 def _diff(command: Command) -> None:
     diff = command("diff", "Show what was added, removed and changed between two moments, by whom, in which records.")
     diff.add_argument("first", type=_text, metavar="T1", help=MOMENT)
     diff.add_argument("second", type=_text, metavar="T2", help="likewise")
-    _output(diff)
+    output(diff)
 
 
 def _execs(command: Command, filters: Filters) -> None:
     execs = command("execs", "List every command, attach and port-forward, with its caller and what came of it.")
     filters(execs)
-    _output(execs)
+    output(execs)
 
 
 def _lineage(command: Command) -> None:
     lineage = command("lineage", "Say where what a container runs came from, from the reference to the specification.")
     lineage.add_argument("container", type=_text, metavar="CONTAINER", help="id, beginning of it, name, or POD/NAME")
-    _output(lineage)
+    output(lineage)
 
 
 def _recovery(command: Command, _: Filters) -> None:
-    _output(command("recovery", "List what each start of the daemon found and did."))
+    output(command("recovery", "List what each start of the daemon found and did."))
 
 
 def _orphans(command: Command, filters: Filters) -> None:
     orphans = command("orphans", "List what was found that nothing named, or that was gone or left without our doing.")
     filters(orphans)
-    _output(orphans)
+    output(orphans)
 
 
 def _peers(command: Command, _: Filters) -> None:
     peers = command("peers", "List who has used the socket, what they changed, and who of them is not the usual one.")
     peers.epilog = "the usual one is the executable and uid that the log's first pod was asked for by"
-    _output(peers)
+    output(peers)
 
 
 def _stats(command: Command) -> None:
-    _output(command("stats", "Count the records by kind, with their bytes and rates."))
+    output(command("stats", "Count the records by kind, with their bytes and rates."))
 
 
 def _fold(command: Command) -> None:
@@ -95,7 +95,7 @@ def _fold(command: Command) -> None:
         "--twice", action="store_true", help="in several ways; exit code 9 unless all come to the same state"
     )
     fold.add_argument("--seq", type=_seq, default=0, metavar="SEQ", help="up to this record; the last one by default")
-    _output(fold)
+    output(fold)
 
 
 def _sql(command: Command, filters: Filters) -> None:
@@ -110,10 +110,11 @@ def _sql(command: Command, filters: Filters) -> None:
     )
     sql.add_argument("--columns", action="store_true", help="print the columns of the table and their types instead")
     filters(sql)
-    _output(sql)
+    output(sql)
 
 
-def _output(parser: argparse.ArgumentParser) -> None:
+def output(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of what the answer looks like."""
     parser.add_argument(
         "-o",
         "--output",

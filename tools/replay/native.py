@@ -9,7 +9,7 @@ from ocid.projections.fields import plain
 
 
 def native(envelope: Envelope, origin: str) -> dict[str, Any]:
-    """Return *envelope* in JSON-ready form, as ``ocid-replay log -o json`` does, and its id before all else.
+    """Return *envelope* in JSON-ready form, as ``ocid-replay timeline -o jsonl`` does, and its id before all else.
 
     Args:
         envelope: any record.
