@@ -44,59 +44,8 @@ def digest(*words: object) -> Digest:
 def story(number: int) -> Iterator[tuple[StreamId, list[Event]]]:
     """Yield what happened to one pod, stream by stream."""
     pod_id, container_id = PodId(hex_of("pod", number)), ContainerId(hex_of("container", number))
-    yield (
-        StreamId(f"pod/{pod_id}"),
-        [
-            pod.Declared(
-                pod_id=pod_id,
-                name=f"web-{number}",
-                namespace="shop",
-                uid=hex_of("uid", number)[:32],
-                attempt=0,
-                created_at_ns=number,
-                config=digest("pod", number),
-                handler="",
-                network="bridge",
-                addresses=("10.88.1.7/16", "fd00:88::7/64"),
-                interface=f"ocid{number & 0xFFFFFF:06x}",
-                netns=f"/run/ocid/pods/{pod_id}/ns/net",
-                run_dir=f"/run/ocid/pods/{pod_id}",
-                cgroup_parent=f"/kubepods/burstable/pod{number}",
-            ),
-            pod.Prepared(),
-            pod.NetworkAttached(addresses=("10.88.1.7", "fd00:88::7"), via="bridge"),
-            pod.Ready(),
-        ],
-    )
-    yield (
-        StreamId(f"container/{container_id}"),
-        [
-            container.Declared(
-                container_id=container_id,
-                pod_id=pod_id,
-                name="web",
-                attempt=0,
-                created_at_ns=number,
-                config=digest("container", number),
-                secrets=2,
-                image_id=ImageId(digest("image", number % 40)),
-                image_ref=f"registry.example/shop/web@{digest('ref', number % 40)}",
-                image_manifest=digest("manifest", number % 40),
-                handler="",
-                log_path=f"/var/log/pods/shop_web-{number}/web/0.log",
-                bundle=f"/run/ocid/containers/{container_id}",
-                writable=f"/var/lib/ocid/containers/{container_id}",
-                cgroup=f"/kubepods/burstable/pod{number}/{container_id}",
-            ),
-            container.Prepared(spec=digest("spec", number), uid=1000, gid=1000),
-            container.Created(pid=4711, start_ticks=123456),
-            container.StartRequested(),
-            container.Started(at_ns=number),
-            container.Exited(at_ns=number, exit_code=0, source="monitor"),
-            container.Released(),
-            container.Removed(),
-        ],
-    )
+    yield StreamId(f"pod/{pod_id}"), _of_pod(number, pod_id)
+    yield StreamId(f"container/{container_id}"), _of_container(number, pod_id, container_id)
     for command in range(EXECS):
         exec_id = ExecId(hex_of("exec", number, command))
         yield (
@@ -112,6 +61,59 @@ def story(number: int) -> Iterator[tuple[StreamId, list[Event]]]:
                 execution.Finished(exit_code=0, timed_out=False, took_ms=18, stdout_bytes=12, stderr_bytes=0),
             ],
         )
+
+
+def _of_pod(number: int, pod_id: PodId) -> list[Event]:
+    return [
+        pod.Declared(
+            pod_id=pod_id,
+            name=f"web-{number}",
+            namespace="shop",
+            uid=hex_of("uid", number)[:32],
+            attempt=0,
+            created_at_ns=number,
+            config=digest("pod", number),
+            handler="",
+            network="bridge",
+            addresses=("10.88.1.7/16", "fd00:88::7/64"),
+            interface=f"ocid{number & 0xFFFFFF:06x}",
+            netns=f"/run/ocid/pods/{pod_id}/ns/net",
+            run_dir=f"/run/ocid/pods/{pod_id}",
+            cgroup_parent=f"/kubepods/burstable/pod{number}",
+        ),
+        pod.Prepared(),
+        pod.NetworkAttached(addresses=("10.88.1.7", "fd00:88::7"), via="bridge"),
+        pod.Ready(),
+    ]
+
+
+def _of_container(number: int, pod_id: PodId, container_id: ContainerId) -> list[Event]:
+    return [
+        container.Declared(
+            container_id=container_id,
+            pod_id=pod_id,
+            name="web",
+            attempt=0,
+            created_at_ns=number,
+            config=digest("container", number),
+            secrets=2,
+            image_id=ImageId(digest("image", number % 40)),
+            image_ref=f"registry.example/shop/web@{digest('ref', number % 40)}",
+            image_manifest=digest("manifest", number % 40),
+            handler="",
+            log_path=f"/var/log/pods/shop_web-{number}/web/0.log",
+            bundle=f"/run/ocid/containers/{container_id}",
+            writable=f"/var/lib/ocid/containers/{container_id}",
+            cgroup=f"/kubepods/burstable/pod{number}/{container_id}",
+        ),
+        container.Prepared(spec=digest("spec", number), uid=1000, gid=1000),
+        container.Created(pid=4711, start_ticks=123456),
+        container.StartRequested(),
+        container.Started(at_ns=number),
+        container.Exited(at_ns=number, exit_code=0, source="monitor"),
+        container.Released(),
+        container.Removed(),
+    ]
 
 
 def make(directory: Path, events: int) -> int:
