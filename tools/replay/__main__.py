@@ -16,7 +16,9 @@ from ocid.journal import archive, structure
 from ocid.projections.text import clean
 
 from . import (
+    check_evidence,
     diff,
+    evidence,
     execs,
     explain,
     export,
@@ -47,6 +49,8 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "verify": verify.run,
     "export": export.run,
     "prove": prove.run,
+    "evidence": evidence.run,
+    "check-evidence": check_evidence.run,
     "why-died": why_died.run,
     "who-did": who_did.run,
     "state-at": state_at.run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final, NoReturn
 
-from . import arguments_answers, arguments_export
+from . import arguments_answers, arguments_evidence, arguments_export
 
 USAGE: Final = 64  # EX_USAGE of sysexits.h: 2 means "damaged" here, and a typing error must not look like that
 
@@ -58,17 +58,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     verify = command("verify", "Check pages, hashes, chain, streams, documents, and who signed for them.")
     _trust(verify)
-    verify.add_argument(
-        "--witness",
-        action="append",
-        metavar="FILE",
-        help="checkpoints that were kept elsewhere, one after the other; may be repeated",
-    )
+    arguments_evidence.witness(verify)
     _output(verify, "JSON")
 
     prove = command("prove", "Write a proof that a record is in the log that was signed for, as JSON.")
     prove.add_argument("seq", type=_seq, metavar="SEQ", help="the record")
     _trust(prove)
+
+    arguments_evidence.add(command, _filters, _trust)
 
     export = command("export", "Write records for other programs, as JSON.")
     _filters(export)
