@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from ocid.events import image
 from ocid.events.envelope import Envelope
 from ocid.events.image import CATALOG
-from ocid.events.node import PeerSeen
+from ocid.events.node import PeerSeen, UnusualCall
 from ocid.ids import StreamId
 from ocid.projections.selection import Selection, Selector, is_id
 
@@ -77,7 +77,8 @@ class Finder:
         """
         wanted = self._selection
         if wanted.needs_kin:
-            found = self._at(sorted(set(self._learn(self._kin()))))
+            calls = [each.seq for each in self._of_type(UnusualCall.TYPE)]
+            found = self._at(sorted({*self._learn(self._kin()), *calls}))
         elif wanted.stream and not any(char in wanted.stream for char in GLOB):
             prefix = wanted.stream if "/" in wanted.stream else f"{wanted.stream}/"
             found = self._at(
@@ -142,15 +143,20 @@ class Finder:
         for start in range(0, len(wanted), CHUNK):
             yield from self._index.at(wanted[start : start + CHUNK])
 
-    def _blocks(self) -> Iterator[Envelope]:
+    def _of_type(self, name: str) -> Iterator[Envelope]:
+        """Yield the records of a rare type."""
+        return (each for each in self._blocks(lambda summary: name in summary.types) if each.type == name)
+
+    def _blocks(self, can_have: Callable[[Summary], bool] | None = None) -> Iterator[Envelope]:
         """Yield the records of all blocks that can have something wanted."""
+        can_have = can_have or self._can_have
         seq = self._selection.from_seq
         block = (seq - 1) // _BLOCK
         while found := self._index.summaries(block):
             for block, summary in found:
                 if block * _BLOCK >= self._last:
                     return
-                if self._can_have(summary):
+                if can_have(summary):
                     yield from self._range(max(seq, block * _BLOCK + 1), (block + 1) * _BLOCK)
             block += 1
         yield from self._range(max(seq, block * _BLOCK + 1), self._last)

@@ -17,7 +17,7 @@ import msgspec
 from ocid.errors import InvalidRequest
 from ocid.events import container, image, kin, pod
 from ocid.events.envelope import Envelope
-from ocid.events.node import PeerSeen
+from ocid.events.node import PeerSeen, UnusualCall
 
 S: Final = 1_000_000_000  # nanoseconds
 _UNITS: Final = {"ms": S // 1000, "s": S, "m": 60 * S, "h": 3600 * S, "d": 86_400 * S, "w": 7 * 86_400 * S}
@@ -151,6 +151,8 @@ class Selector:
             return False
         if wanted.who and not self._is_asker(envelope):
             return False
+        if isinstance(envelope.event, UnusualCall) and wanted.needs_kin:
+            return self._is_about(envelope.event)
         if wanted.image and not self.kinship.is_image(envelope, wanted.image):
             return False
         family = self.kinship.family(envelope.stream)
@@ -182,6 +184,16 @@ class Selector:
             return self.selection.who == "0"
         peer = self._peer(who)
         return peer is not None and is_peer(peer, self.selection.who)
+
+    def _is_about(self, call: UnusualCall) -> bool:
+        """Say whether a call was about what is wanted: by what it named, where that was not there yet."""
+        wanted, named = self.selection, call.named
+        if wanted.image and not (wanted.image == named or is_id(wanted.image, named)):
+            return False
+        family = self.kinship.family(call.subject)
+        if wanted.pod and not self.kinship.is_pod(family.pod_id, wanted.pod):
+            return not (call.subject or wanted.container) and wanted.pod in (named, named.partition("/")[2])
+        return not wanted.container or self.kinship.is_container(family.container_id, wanted.container)
 
     def _is_asker(self, envelope: Envelope) -> bool:
         if isinstance(envelope.event, PeerSeen):

@@ -58,6 +58,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.PullResolved(endpoint="https://r", manifest=IMAGE, index=None, image_id=OTHER, layers=1, total_bytes=1),
     )
     life.write("catalog/images", image.ImageNamed(image_id=OTHER, name=REFERENCE), context=CRICTL)
+    for rpc, subject, named in (
+        ("StopContainer", f"container/{APP}", ""),
+        ("RunPodSandbox", "", "prod/job"),
+        ("CreateContainer", f"pod/{WEB}", "app"),
+        ("RemoveImage", "", REFERENCE),
+        ("PullImage", "", "other:1"),
+        ("RemoveContainer", f"container/{NOBODYS}", ""),
+    ):
+        call = node.UnusualCall(rpc=rpc, subject=subject, named=named, reason="x")
+        life.write("node/self", call, context=CRICTL)
     lives.write_job(life)
     _fill(life, 2 * BLOCK, Context(), (APP, HOG))
     life.write("catalog/images", image.ImageRemoved(image_id=IMAGE), context=Context())
@@ -130,8 +140,8 @@ def test_the_indexes_find_what_reading_everything_finds(log: Records, directory:
     ("selection", "at_most"),
     [
         (Selection(pod="prod/job"), 60 + 2 * (2 * BLOCK)),  # with the commands in its container
-        (Selection(container=APP), 600),
-        (Selection(image=REFERENCE), 60),
+        (Selection(container=APP), 600 + 2 * BLOCK),  # with the block of an unusual call, and the one not complete
+        (Selection(image=REFERENCE), 60 + 2 * BLOCK),
         (Selection(types=("image.removed",)), 2 * BLOCK),
         (Selection(who="crictl", types=("container.*",)), 3 * BLOCK),
         (Selection(stream="catalog/images"), 10),
@@ -143,6 +153,25 @@ def test_the_indexes_find_what_reading_everything_finds(log: Records, directory:
 def test_the_rest_is_not_read(reader: CountingReader, selection: Selection, at_most: int) -> None:
     assert found(reader, selection)
     assert reader.handed <= at_most, f"{reader.handed} of {reader.last_seq()} records were read"
+
+
+@pytest.mark.parametrize(
+    ("selection", "rpcs"),
+    [
+        (Selection(pod="web"), ["StopContainer", "CreateContainer"]),
+        (Selection(pod="prod/job"), ["RunPodSandbox"]),
+        (Selection(pod="job"), ["RunPodSandbox"]),
+        (Selection(container="app"), ["StopContainer"]),
+        (Selection(container="app", pod="job"), []),
+        (Selection(image=REFERENCE), ["RemoveImage"]),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else msgspec.json.encode(value).decode()[:60],
+)
+def test_unusual_calls_are_found_by_what_they_were_about(
+    reader: CountingReader, selection: Selection, rpcs: list[str]
+) -> None:
+    calls = [each.event for each in found(reader, selection) if isinstance(each.event, node.UnusualCall)]
+    assert [each.rpc for each in calls] == rpcs
 
 
 def test_what_comes_later_is_admitted_on_what_came_before(tmp_path: Path) -> None:

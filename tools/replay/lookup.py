@@ -44,7 +44,10 @@ class Stored:
         return self._reader.read_stream(StreamId(stream))
 
     def _first(self, stream: str) -> Envelope | None:
-        return self._record(self._reader.index([(StreamId(stream), 1)])[0] or 0)
+        seq = self._reader.index([(StreamId(stream), 1)])[0]
+        if seq is None:  # there is none, or it was trimmed: then the first that is left
+            seq = next(iter(self._reader.seqs(StreamId(stream))), 0)
+        return self._record(seq)
 
 
 class Listed:
