@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +31,7 @@ from ocid.journal.verify import verify
 from ocid.journal.writer import Writer
 from ocid.projections.view import View
 from tests.fakes.signers import FakeSigners
-from tests.journal.helpers import BOOT
+from tests.journal.helpers import BOOT, ROOT
 
 DAY_NS = 86_400 * 10**9
 NONE = Bounds(max_bytes=0, max_age_days=0, archives_max_bytes=0)
@@ -136,6 +140,33 @@ async def test_what_is_too_much_goes_and_the_file_stays_as_large(tmp_path: Path)
         await life.sealer.seal("stop")
     assert sizes[-1] <= 1.25 * sizes[5], f"the file grows: {sizes}"
     intact(tmp_path)
+
+
+async def test_a_reader_that_stands_still_holds_nothing_up(tmp_path: Path) -> None:
+    """An exporter whose pipe nobody empties: the file stays as small, and what it missed is said."""
+    limits = Bounds(max_bytes=600_000, max_age_days=0, archives_max_bytes=1)
+    words = [sys.executable, "-m", "tools.replay", "export", "--follow", "--log", str(tmp_path / "log")]
+    sizes = []
+    async with living(tmp_path, limits) as life, trio.open_nursery() as nursery:
+        await life.write(4 * BLOCK)
+        start = partial(trio.run_process, words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        exporter = await nursery.start(start)
+        async with exporter.stdout, exporter.stderr:
+            first = await exporter.stdout.receive_some(1)
+            for round_ in range(8):
+                await life.write(4 * BLOCK, reason=f"{round_} " * 60)
+                await life.retainer.look()
+                sizes.append((tmp_path / "log" / "data.mdb").stat().st_size)
+            assert exporter.returncode is None, "it stands, and is not gone"
+            with trio.fail_after(60):
+                out = first + b"".join([piece async for piece in exporter.stdout])
+                err = b"".join([piece async for piece in exporter.stderr])
+                await exporter.wait()
+    assert sizes[-1] <= 1.25 * sizes[3], f"the file grows: {sizes}"
+    seqs = [json.loads(line)["seq"] for line in out.splitlines()]
+    assert seqs == list(range(1, len(seqs) + 1)), "what it did export has no gap"
+    assert b"left the log before they were exported" in err
+    assert exporter.returncode == 7
 
 
 async def test_nothing_unsigned_goes(tmp_path: Path) -> None:

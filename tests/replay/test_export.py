@@ -282,11 +282,15 @@ def test_a_cursor_finds_a_log_that_is_shorter_than_before(tmp_path: Path, capfd:
     assert "beyond the log's end" in capfd.readouterr().err
 
 
-def trim(log: Path, first: int, before: int) -> None:
-    """Take records away; retention takes the oldest ones."""
+def trim(log: Path, first: int, before: int, *, kept: int = 0, told: bool = True) -> None:
+    """Take records away, all but *kept*; and, unless that is not to be told, say up to where, as retention does."""
     with lmdb.open(str(log), max_dbs=16, lib_version=0) as env, env.begin(write=True) as txn:
+        events, facts = (env.open_db(name, txn=txn, create=False) for name in (b"ev", b"mk"))
+        last = txn.get(U64.pack(before - 1), db=events)
         for seq in range(first, before):
-            assert txn.delete(U64.pack(seq), db=env.open_db(b"ev", txn=txn, create=False))
+            assert seq == kept or txn.delete(U64.pack(seq), db=events)
+        if told:
+            txn.put(b"trimmed", U64.pack(before - 1) + last[-32:], db=facts)
 
 
 def test_records_that_left_the_log_unexported_are_told(log: Path, tmp_path: Path, capfd: Any) -> None:
@@ -295,17 +299,17 @@ def test_records_that_left_the_log_unexported_are_told(log: Path, tmp_path: Path
     trim(log, 1, 11)
     assert run(log, "--cursor", cursor, "--to-seq", 20, "-w", out) == 0, "all of them were exported"
     assert seqs(out) == list(range(1, 21))
-    trim(log, 11, 30)
+    trim(log, 11, 30, kept=25)
     for filters in ((), ("--pod", "web")):
         assert run(log, "--cursor", cursor, "-w", out, *filters) == 7
         assert "records 21 to 29 left the log" in capfd.readouterr().err
     assert seqs(out) == list(range(1, 21))
     assert run(log, "-w", tmp_path / "rest") == 0, "without a cursor there is nothing to miss"
-    assert seqs(tmp_path / "rest") == list(range(30, 49))
+    assert seqs(tmp_path / "rest") == [25, *range(30, 49)]
 
 
 def test_a_record_missing_in_the_middle_is_damage(log: Path, tmp_path: Path, capfd: Any) -> None:
-    trim(log, 20, 21)
+    trim(log, 20, 21, told=False)
     assert run(log, "-w", tmp_path / "out") == 2
     assert "record 20: the record is missing" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -80,7 +80,7 @@ def place(reader: Reader, cursor: Cursor) -> None:
         seq, record = found[0]
         codec.check(record)
         if seq != wanted:
-            raise trimmed(wanted, seq)
+            raise trimmed(wanted, max(seq, reader.trimmed()[0] + 1))
         last_hash = codec.header_of(record).prev_hash
     if last_hash.hex() != cursor.last_hash:
         raise Misfit(
@@ -91,7 +91,7 @@ def place(reader: Reader, cursor: Cursor) -> None:
 
 
 def trimmed(wanted: int, first: int) -> Misfit:
-    """Return the error for records that left the log before they were exported."""
+    """Return the error for records that left the log before they were exported; *first* is the first after them."""
     return Misfit(
         f"records {wanted} to {first - 1} left the log before they were exported: export them from the archives, and "
         f"then this log with --from-seq {first} and another cursor"

@@ -40,13 +40,13 @@ class Scan:
     """One selection over one log, from some place on."""
 
     def __init__(self, reader: Reader, selection: Selection, from_seq: int = 0) -> None:
-        """*from_seq* is what a cursor says: from there on no record may be missing; 0 begins where the log does."""
+        """*from_seq* is what a cursor says: from there on no record may be missing; 0 takes what the log has left."""
         first = from_seq or (reader.seq_at(selection.since_ns) if selection.since_ns else 0)
         selection = msgspec.structs.replace(selection, from_seq=max(selection.from_seq, first))
         self._reader = reader
         self._selection = selection
         self._selector = Selector(selection, peers(reader))
-        self._all_from = from_seq  # 0 until the first record is there
+        self._all_from = from_seq or reader.trimmed()[0] + 1  # of those before it, some may have been trimmed
         self._file = reader.directory / "data.mdb"
         self._stat = _stat(self._file)
 
@@ -77,8 +77,6 @@ class Scan:
 
     def _chunk(self, seq: int, limit: int) -> list[tuple[int, bytes]]:
         chunk = self._reader.records(seq, limit)
-        if chunk:
-            self._all_from = self._all_from or chunk[0][0]
         for found, _ in chunk:
             if found > seq and found > self._all_from:
                 self._miss(max(seq, self._all_from), found)
@@ -86,10 +84,11 @@ class Scan:
         return chunk
 
     def _miss(self, wanted: int, found: int) -> NoReturn:
-        """Say why *found* is what comes instead of *wanted*: only the oldest records ever leave a log."""
-        if self._reader.records(1, 1)[0][0] >= found:
-            raise trimmed(wanted, found)
-        raise Damaged("the record is missing", wanted)
+        """Say why *found* comes instead of *wanted*: what was between them was trimmed, or it is damage."""
+        through = self._reader.trimmed()[0]
+        if found <= through + 1:
+            raise trimmed(wanted, through + 1)
+        raise Damaged("the record is missing", max(wanted, through + 1))
 
     @staticmethod
     def _decode(stored: tuple[int, bytes]) -> Envelope:
