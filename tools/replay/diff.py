@@ -18,7 +18,7 @@ from ocid.projections import summary
 from ocid.projections.text import exact_time_text, short, time_text
 from ocid.projections.view import View
 
-from . import output
+from . import output, partial
 from .attribution import Peer, attribute, brief, facts as attribution_facts
 from .exits import OK
 from .lookup import Lookup, Stored
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             if moment.seq > (last := reader.last_seq()):
                 raise InvalidRequest(f"record {moment.seq} is not in the log, which ends at {last}")
         window = watch(envelopes(reader), first, second, reader.document)
+        partial.require_state(reader, window.first_seq)
         found = list(differences(window, Stored(reader), peers(reader)))
     document = {
         "from_seq": window.first_seq,

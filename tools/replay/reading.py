@@ -15,6 +15,8 @@ from ocid.journal.reader import Reader
 from ocid.projections.finding import Finder
 from ocid.projections.selection import Selection, parse_time
 
+from . import partial
+
 
 def log_directory(args: argparse.Namespace) -> Path:
     """Return ``--log``, or else the log of the configured root.
@@ -49,11 +51,12 @@ def selection_of(args: argparse.Namespace) -> Selection:
 
 
 def selected(reader: Reader, selection: Selection, *, follow: bool = False) -> Iterator[Envelope]:
-    """Return what *selection* admits, in order; with *follow*, for ever.
+    """Return what *selection* admits, in order; with *follow*, for ever. Says so where some of it was trimmed.
 
     Raises:
         Damaged: a record is not what was written.
     """
+    partial.note(reader, selection)
     finder = Finder(reader, selection, peers(reader))
     with damage_named():
         yield from finder.history()
@@ -72,6 +75,7 @@ def headers(reader: Reader) -> Iterator[tuple[codec.Header, bytes]]:
     Raises:
         Damaged: a record is not what was written.
     """
+    partial.note(reader)
     seq = 1
     while chunk := reader.records(seq):
         for _, record in chunk:

@@ -17,7 +17,7 @@ from ocid.projections.phrases import duration
 from ocid.projections.text import exact_time_text, time_text
 from ocid.projections.words import words
 
-from . import output
+from . import output, partial
 from .exits import NO_LOG, OK
 from .reading import log_directory
 
@@ -56,6 +56,7 @@ class Start(msgspec.Struct, kw_only=True):
 def run(args: argparse.Namespace) -> int:
     """Print every start."""
     with look(log_directory(args)) as reader:
+        partial.note(reader)
         stream = reader.read_stream(node.NODE)
         found = list(starts(stream, lambda seq: _after(reader, seq)))
     output.listed(args.output, "starts", found, COLUMNS, map(row, found))
@@ -64,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _after(reader: Reader, seq: int) -> Sequence[Envelope]:
     found: list[Envelope] = []
-    while len(found) < RECORDS_MAX and (some := reader.read(seq + len(found), RECORDS_MAX - len(found))):
+    while len(found) < RECORDS_MAX and (some := reader.read(seq, RECORDS_MAX - len(found))):
         found += some
+        seq = some[-1].seq + 1
     return found
 
 

@@ -22,6 +22,7 @@ from ocid.journal.looking import POLL_S, peers
 from ocid.journal.reader import Reader
 from ocid.projections.selection import Selection, Selector
 
+from . import partial
 from .cursor import trimmed
 
 BATCH_RECORDS: Final = 2048
@@ -43,6 +44,8 @@ class Scan:
         """*from_seq* is what a cursor says: from there on no record may be missing; 0 takes what the log has left."""
         first = from_seq or (reader.seq_at(selection.since_ns) if selection.since_ns else 0)
         selection = msgspec.structs.replace(selection, from_seq=max(selection.from_seq, first))
+        if not from_seq:
+            partial.note(reader, selection)
         self._reader = reader
         self._selection = selection
         self._selector = Selector(selection, peers(reader))

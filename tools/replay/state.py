@@ -17,6 +17,7 @@ from ocid.projections.selection import parse_time
 from ocid.projections.text import exact_time_text, short, size, time_text
 from ocid.projections.view import View
 
+from . import partial
 from .exits import NO_LOG, OK
 from .reading import log_directory
 
@@ -43,7 +44,7 @@ def view_at(reader: Reader, seq: int, until_ns: int) -> tuple[View, int]:
     """Return the view as of record *seq*, or before the clock first passes *until_ns*, and when its last record was.
 
     Raises:
-        InvalidRequest: the log has no such record.
+        InvalidRequest: the log has no such record, or was trimmed since.
     """
     if seq > (last := reader.last_seq()):
         raise InvalidRequest(f"record {seq} is not in the log, which ends at {last}")
@@ -52,6 +53,7 @@ def view_at(reader: Reader, seq: int, until_ns: int) -> tuple[View, int]:
     for envelope in until(envelopes(reader), seq, until_ns):
         view.apply(envelope)
         at_ns = envelope.wall_ns
+    partial.require_state(reader, view.seq)
     return view, at_ns
 
 
