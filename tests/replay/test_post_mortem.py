@@ -164,6 +164,21 @@ def test_what_was_open_inside_is_told_and_what_was_over_is_not() -> None:
     assert any("([5] [7])" in one for one in found.not_known)
 
 
+def test_the_last_visitors_are_evidence() -> None:
+    visits: list[Row] = []
+    for number in range(6):
+        visits += [
+            (f"session/s{number}", session_requested(f"s{number}", argv_brief=f"sh -c {number}")),
+            (f"session/s{number}", session.Closed(took_ms=51, exit_code=0)),
+        ]
+    late: list[Row] = [("session/s9", session_requested("s9")), ("session/s9", session.Closed(took_ms=1))]
+    found = why((OWN, DECLARED), (OWN, STARTED), *visits, (OWN, exited(137)), *late)
+    told = {one.seq: one.text for one in found.evidence if one.text.startswith(("before:", "what became of that"))}
+    assert list(told) == [7, 8, 9, 10, 11, 12, 13, 14]
+    assert "sh -c 5" in told[13]
+    assert "before the end was recorded" in told[14]
+
+
 def test_the_pods_own_troubles_are_evidence() -> None:
     crashed = node.ActorCrashed(stream=StreamId(OWN), error="E", crashes=1)
     rows: list[Row] = [

@@ -23,6 +23,7 @@ from .verdict import SIGNAL_BASE, Ending, ending, last
 ALIVE: Final = frozenset(("not-started", "running", "stopping", "given-up"))
 EVIDENCE_MAX: Final = 64
 _NODE_SHOWN: Final = 6
+_VISITS_SHOWN: Final = 4  # people look in shortly before the end, and again and again
 _CLOCK_SLACK_NS: Final = 100_000_000  # a file's time is coarser than a clock's
 _KINDS: Final = (
     container.Declared, container.PrepareFailed, container.CreateFailed, container.Started, container.StartFailed,
@@ -204,6 +205,15 @@ def _last_command(case: Case) -> tuple[Envelope, Envelope] | None:
     return None
 
 
+def _visits(case: Case) -> list[tuple[Envelope, Envelope]]:
+    """Return the last sessions of clients that ended before the container did, as their requests and their ends."""
+    end = case.exited.seq if case.exited is not None else None
+    asked = {each.stream: each for each in case.inside if isinstance(each.event, session.Requested)}
+    over = [each for each in case.inside if isinstance(each.event, session.Closed) and each.stream in asked]
+    before = [each for each in over if end is None or each.seq < end]
+    return [(asked[each.stream], each) for each in before[-_VISITS_SHOWN:]]
+
+
 # --- evidence --------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +232,9 @@ def _evidence(case: Case, log: Lookup, peer: Peer) -> Iterator[Evidence]:
     if (command := _last_command(case)) is not None:
         requested, ended = command
         yield _one(requested, f"the last command before: {words(requested.event)}")
+        yield _one(ended, f"what became of that: {words(ended.event)}{_before(ended, case.exited)}")
+    for requested, ended in _visits(case):
+        yield _one(requested, f"before: {words(requested.event)}; by {in_full(attribute(requested, log), peer)}")
         yield _one(ended, f"what became of that: {words(ended.event)}{_before(ended, case.exited)}")
     yield from _of_node(case)
 
