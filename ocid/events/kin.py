@@ -6,7 +6,8 @@ records without reading them.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from ocid.events import checkpoint, container, exec as execution, image, pod, session
 from ocid.events.base import Event
@@ -15,15 +16,8 @@ from ocid.ids import StreamId
 
 def parent_of(event: Event) -> StreamId | None:
     """Return the stream that the stream which *event* begins belongs to; None for all other events."""
-    match event:
-        case container.Declared(pod_id=pod_id):
-            return StreamId(f"pod/{pod_id}")
-        case execution.Requested(container_id=container_id) | checkpoint.Requested(container_id=container_id):
-            return StreamId(f"container/{container_id}")
-        case session.Requested(container_id=container_id, pod_id=pod_id):
-            return StreamId(f"container/{container_id}" if container_id else f"pod/{pod_id}")
-        case _:
-            return None
+    found = _PARENTS.get(type(event))
+    return None if found is None else found(event)
 
 
 def names_of(event: Event) -> tuple[str, ...]:
@@ -32,28 +26,32 @@ def names_of(event: Event) -> tuple[str, ...]:
     A pod's "namespace/name" and name, a container's name and its image's id, what a pull asked for and what image it
     found.
     """
-    match event:
-        case pod.Declared(namespace=namespace, name=name):
-            return (f"{namespace}/{name}", name)
-        case container.Declared(name=name, image_id=image_id):
-            return (name, image_id)
-        case image.PullRequested(reference=reference):
-            return (reference,)
-        case image.PullResolved(image_id=image_id):
-            return (image_id,)
-        case _:
-            return ()
+    found = _NAMES.get(type(event))
+    return () if found is None else found(event)
 
 
-TYPES: Final = frozenset(
-    kind.TYPE
-    for kind in (
-        container.Declared,
-        execution.Requested,
-        checkpoint.Requested,
-        session.Requested,
-        pod.Declared,
-        image.PullRequested,
-        image.PullResolved,
-    )
-)  # of events that say any of it
+def _of_pod(event: Any) -> StreamId:
+    return StreamId(f"pod/{event.pod_id}")
+
+
+def _of_container(event: Any) -> StreamId:
+    return StreamId(f"container/{event.container_id}")
+
+
+def _of_either(event: Any) -> StreamId:
+    return _of_container(event) if event.container_id else _of_pod(event)
+
+
+_PARENTS: Final[dict[type[Event], Callable[[Any], StreamId]]] = {
+    container.Declared: _of_pod,
+    execution.Requested: _of_container,
+    checkpoint.Requested: _of_container,
+    session.Requested: _of_either,
+}
+_NAMES: Final[dict[type[Event], Callable[[Any], tuple[str, ...]]]] = {
+    pod.Declared: lambda event: (f"{event.namespace}/{event.name}", event.name),
+    container.Declared: lambda event: (event.name, event.image_id),
+    image.PullRequested: lambda event: (event.reference,),
+    image.PullResolved: lambda event: (event.image_id,),
+}
+TYPES: Final = frozenset(kind.TYPE for kind in (*_PARENTS, *_NAMES))  # of events that say any of it
