@@ -302,7 +302,17 @@ def test_what_is_no_package(pack: Callable[..., Path], tmp_path: Path, capsys: p
         member = tarfile.TarInfo("host.json")
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(member)
-    for content in (b"", b"nonsense", gzip.compress(b"nonsense" * 999), whole[: len(whole) // 2], link.getvalue()):
+    long = io.BytesIO()
+    with tarfile.open(fileobj=long, mode="w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 4096}) as tar:
+        tar.addfile(tarfile.TarInfo("host.json"))
+    for content in (
+        long.getvalue(),
+        b"",
+        b"nonsense",
+        gzip.compress(b"nonsense" * 999),
+        whole[: len(whole) // 2],
+        link.getvalue(),
+    ):
         (tmp_path / "x").write_bytes(content)
         code, out, err = run(capsys, "check-evidence", tmp_path / "x")
         assert (code, out.startswith("DAMAGED"), err) == (2, True, "")

@@ -14,7 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 import msgspec
 
@@ -136,7 +136,7 @@ def check(file: IO[bytes], key: Key | None, notes: list[str] | None = None) -> F
     """
     checking = _Checking(key)
     try:
-        with tarfile.open(fileobj=file, mode="r|gz", bufsize=1 << 20) as tar:
+        with tarfile.open(fileobj=file, mode="r|gz", bufsize=1 << 20, tarinfo=_Member) as tar:
             for member in tar:
                 checking.take(member, tar.extractfile(member))
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
@@ -144,6 +144,18 @@ def check(file: IO[bytes], key: Key | None, notes: list[str] | None = None) -> F
             raise
         raise Broken(f"it is no package: {error}") from error
     return checking.finish(notes)
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses all but plain files before anything more of them is read: what extends a header has any length."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read one header; see ``tarfile.TarInfo.frombuf``."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise Broken(f"{found.name[:100]!r} does not belong in it")
+        return found
 
 
 class _Checking:
