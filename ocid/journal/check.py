@@ -60,11 +60,15 @@ def alone(directory: Path, documents: bool) -> Report:
 
 
 def together(directory: Path, workers: int, documents: bool) -> Report | None:
-    """Check pages and records beside each other, in *workers* processes; None when one of them died."""
+    """Check pages and records beside each other, in *workers* processes; None when one died, or there can be none."""
     context = multiprocessing.get_context("fork")  # before this process opens the log
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)) as pool:
+    try:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+        pages = pool.submit(check_pages, directory)
+    except (OSError, NotImplementedError, ImportError):
+        return None  # no semaphores on this host, or no processes are left
+    with pool:
         try:
-            pages = pool.submit(check_pages, directory)
             report = _check_records(directory, documents, lambda wanted: _checked(pool, workers, directory, wanted))
             faults = pages.result()
         except BrokenProcessPool:

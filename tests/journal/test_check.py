@@ -202,6 +202,14 @@ def test_where_one_dies_of_it_the_check_goes_on_in_one(
     assert (said[-1].records, said[-1].fault) == (RECORDS, None)
 
 
+def test_where_there_can_be_no_others_one_does_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", none_left)
+    assert together(directory) is None
+
+
 def torn(_: Path) -> list[str]:
     return ["page 9: it is torn"]
 
