@@ -100,10 +100,10 @@ def _take(part: Part, rows: Sequence[tuple[int, bytes]], headers: list[Header], 
             header = checked(record)
             if header.seq != seq:
                 raise Damaged(f"the record says that it is {header.seq}", seq)
-            if header.prev_hash != prev:
-                if prev:
-                    raise Damaged("the record does not cite the one before it", seq)
+            if not prev:
                 part.cites, part.first_epoch, epoch = header.prev_hash, header.epoch, header.epoch
+            elif header.prev_hash != prev:
+                raise Damaged("the record does not cite the one before it", seq)
             if header.epoch != epoch:
                 if header.epoch != epoch + 1:
                     raise Damaged(f"the epoch goes from {epoch} to {header.epoch}", seq)

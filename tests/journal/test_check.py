@@ -137,6 +137,7 @@ HARM: dict[str, tuple[Edit, int, str]] = {
     "the first of a part missing": (deleted(b"ev", U64.pack(PART + 1)), PART + 1, "the record is missing"),
     "the last of a part missing": (deleted(b"ev", U64.pack(PART)), PART, "the record is missing"),
     "a record rewritten": (resealed(700, "correlation", lambda _: "x"), 701, "does not cite the one before it"),
+    "a record that cites nothing": (resealed(PART + 1, "prev_hash", lambda _: b""), PART + 1, "does not cite the one"),
     "the last of a part rewritten": (rewritten_with_node, PART + 1, "does not cite the one before it"),
     "a version within a part": (resealed(PART + 300, "version", lambda was: was + 3), PART + 300, " goes from version"),
     "a version at a part's begin": (resealed(PART + 1, "version", lambda was: was + 3), PART + 1, " goes from version"),
