@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -199,13 +200,16 @@ _reaped: Final[dict[int, int]] = {}  # exit codes of orphans that were reaped be
 
 
 def _is_orphan(pid: int) -> bool:
-    """Say whether a child is known to have been reparented to us: of a nested PID namespace, or an OCI runtime's rest.
+    """Say whether a child is known to have been reparented to us: a container's, or an OCI runtime's rest.
 
-    What we spawn ourselves is in ``expected`` or is a plain program of the host.
+    What we spawn ourselves is in ``expected``, or is a plain program of the host in our own cgroup; a zombie still says
+    which was its own.
     """
     if pid in expected:
         return False
     if (name_of(pid) or "").startswith(_RUNTIMES):
+        return True
+    if any(theirs not in ("/", ours) for theirs, ours in _cgroups_beside_ours(pid)):
         return True
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
@@ -213,6 +217,15 @@ def _is_orphan(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return len(line.split()) > 2
+
+
+def _cgroups_beside_ours(pid: int) -> list[tuple[str, str]]:
+    """Return a process's and our own cgroup in each hierarchy; a zombie's is "/" where version 1 has let go of it."""
+    try:
+        theirs, ours = (Path(f"/proc/{one}/cgroup").read_text("utf-8", "replace").splitlines() for one in (pid, "self"))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [(one.split(":", 2)[2], other.split(":", 2)[2]) for one, other in zip(theirs, ours, strict=False)]
 
 
 class Reaper:

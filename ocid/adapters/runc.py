@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from ocid.adapters import bundles, linux, mounts, process as processes, restores
+from ocid.adapters import bundles, kernel_log, linux, mounts, process as processes, restores
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.checkpoints import Checkpoints
 from ocid.adapters.command import find_tool
@@ -278,7 +278,8 @@ class OciRuntime:
                 known = ours if status is None else processes.exit_code_of(status)
                 exit_code, at_ns = 255 if known is None else known, time.time_ns()
                 source = "unknown" if known is None else "kernel"
-        oom_killed = exit_code != 0 and source != "unknown" and (killed or self._monitor.saw_oom(order))
+        killed = killed or self._monitor.saw_oom(order) or kernel_log.oom_killed(process, exit_code)
+        oom_killed = killed and exit_code != 0 and source != "unknown"
         return Exit(at_ns=at_ns, exit_code=exit_code, oom_killed=oom_killed, source=source)
 
     async def signal(self, order: ContainerOrder, process: Process, what: Signalled) -> None:

@@ -14,6 +14,7 @@ import trio
 from ocid.adapters import command, process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.errors import EffectFailed, Unavailable
+from tests.host.nodes import SLOW
 
 
 @pytest.fixture
@@ -56,6 +57,36 @@ async def test_a_whole_tree_is_killed_and_removed(second_version: Cgroups, cgrou
     await second_version.remove(f"{cgroup_parent}/x")
     second_version.kill(f"{cgroup_parent}/x")
     assert not os.path.exists(top)
+
+
+async def test_a_zombie_of_another_cgroup_is_an_orphan(second_version: Cgroups, cgroup_parent: str) -> None:
+    """A container's process may be in the host's PID namespace; a program of ours may be waited for by somebody."""
+    (top,) = second_version.directories(f"{cgroup_parent}/x")
+    os.makedirs(top)
+    theirs, ours = (subprocess.Popen(["/bin/sleep", "100"]) for _ in range(2))  # noqa: ASYNC220
+    try:
+        _put(top, theirs.pid)
+        theirs.kill()
+        await zombie(theirs.pid)
+
+        assert processes.reap_orphans() is None
+        assert processes.start_ticks(theirs.pid) is None
+
+        ours.kill()
+        await zombie(ours.pid)
+        assert processes.reap_orphans() == ours.pid
+        assert ours.wait() == -9
+    finally:
+        for one in (theirs, ours):
+            one.kill()
+            one.wait()
+        await second_version.remove(f"{cgroup_parent}/x")
+
+
+async def zombie(pid: int) -> None:
+    with trio.fail_after(5 * SLOW):
+        while not processes.is_zombie(pid):  # noqa: ASYNC110 - waiting for it would reap it
+            await trio.sleep(0.01)
 
 
 def _put(directory: str, pid: int) -> None:

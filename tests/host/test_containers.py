@@ -19,6 +19,7 @@ from ocid.adapters import process as processes
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.handlers import HandlerConfig
 from ocid.adapters.hostfacts import gather_host_facts
+from ocid.adapters.oom import OomCounts
 from ocid.adapters.runc import OciRuntime
 from ocid.errors import EffectFailed, InvalidRequest, NotFound, WrongState
 from ocid.ports import ContainerOrder, Exit, Process, Signalled
@@ -255,6 +256,26 @@ async def test_a_process_killed_for_memory_is_told_from_a_killed_one(world: Worl
     assert Path(order.bundle, "oom").exists()
     assert not Path("oom").exists(), "conmon notes it in its working directory, too, which is the bundle"
     await world.runtime.delete(order)
+
+
+async def test_where_nobody_counted_the_kernels_log_says_who_was_killed_for_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd removes a scope before anybody looks, and the daemon was down meanwhile."""
+    if world.cgroups.version == 1 and "memory" not in world.cgroups.hierarchies:
+        pytest.skip("no memory controller")
+    monkeypatch.setattr(OomCounts, "happened", lambda *_: False)
+    monkeypatch.setattr(type(world.runtime._monitor), "saw_oom", lambda *_: False)
+    hog, killed = container_order(world), container_order(world)
+    ended = await run(world, hog, "/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1", memory=16 << 20)
+    assert (ended.exit_code, ended.oom_killed) == (137, True)
+    init = await create(world, killed, "/bin/sleep", "100")
+    await world.runtime.start(killed)
+    await world.runtime.signal(killed, init, Signalled(signal=signal.SIGKILL, everyone=True))
+    ended = await world.runtime.wait(killed, init)
+    assert (ended.exit_code, ended.oom_killed) == (137, False)
+    for order in (hog, killed):
+        await world.runtime.delete(order)
 
 
 async def test_a_monitor_is_at_home_in_its_bundle_and_the_daemon_where_it_was(world: World) -> None:
