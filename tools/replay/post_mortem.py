@@ -302,7 +302,7 @@ def _rule(found: Ending, case: Case, exited: container.Exited | None, watched: b
         case "oom":
             return "high", (
                 "the daemon counted an out-of-memory kill between its making and its end (a difference of counters, "
-                "or its monitor's notice), and SIGKILL ended it"
+                "its monitor's notice, or the kernel's log), and SIGKILL ended it"
             )
         case "oom-inside":
             return (
