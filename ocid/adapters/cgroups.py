@@ -136,12 +136,17 @@ class Cgroups:
             self.thaw(cgroups_path)
 
     def thaw(self, cgroups_path: str) -> None:
-        """Let the processes of a frozen cgroup go on. Not frozen, or not there, is success."""
+        """Let the processes of a frozen cgroup go on. Not frozen, or not there, is success.
+
+        Likewise those of the cgroups right below it: under systemd, crun freezes such a one.
+        """
         root = self.hierarchies.get("" if self.version == 2 else "freezer")
         if root is not None:
             name, text = ("cgroup.freeze", "0") if self.version == 2 else ("freezer.state", "THAWED")
-            with suppress(OSError):
-                _write(os.path.join(root, self.inner(cgroups_path), name), text)
+            top = os.path.join(root, self.inner(cgroups_path))
+            for directory in (top, *(_children(top) if self.version == 2 else ())):
+                with suppress(OSError):
+                    _write(os.path.join(directory, name), text)
 
     def _send(self, cgroups_path: str, pids: Iterable[int], number: int) -> None:
         """Signal these pids as far as they are still in the cgroup once a pidfd holds them."""

@@ -52,7 +52,7 @@ def _name(pid: int) -> str:
 def _where(life: Life, cgroups: Cgroups) -> Seen:
     with suppress(FileNotFoundError, ProcessLookupError):
         yield Thing(MEMBERSHIP, life.stream), _membership(life, cgroups)
-    if _is_frozen(life.cgroup, cgroups):
+    if _is_frozen(life, cgroups):
         yield Thing(FREEZER, life.stream), "frozen"
     for kind, wanted in life.namespaces.items():
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -86,13 +86,21 @@ def _membership(life: Life, cgroups: Cgroups) -> str:
     return life.cgroup if known else f"{path or '/'}: its own is gone"
 
 
-def _is_frozen(cgroup: str, cgroups: Cgroups) -> bool:
+def _is_frozen(life: Life, cgroups: Cgroups) -> bool:
+    """Say whether the container is frozen, by its own cgroup or one below it that its init is in.
+
+    Under systemd, crun gives a container a cgroup below its scope, and freezes that.
+    """
     root = cgroups.hierarchies.get("" if cgroups.version == 2 else "freezer")
     with suppress(OSError):
         if root is not None and cgroups.version == 1:
-            return Path(root + cgroup, "freezer.state").read_text().strip() in _FROZEN_V1
+            return Path(root + life.cgroup, "freezer.state").read_text().strip() in _FROZEN_V1
         if root is not None:
-            return "frozen 1" in Path(root + cgroup, "cgroup.events").read_text().splitlines()
+            lines = Path(f"/proc/{life.pid}/cgroup").read_text("utf-8", "surrogateescape").splitlines()
+            inner = next((line[3:] for line in lines if line.startswith("0::")), "")
+            below = inner.removeprefix(life.cgroup).split("/")[1:] if inner.startswith(f"{life.cgroup}/") else []
+            places = [Path(root + life.cgroup, *below[:depth]) for depth in range(len(below) + 1)]
+            return any("frozen 1" in (place / "cgroup.events").read_text().splitlines() for place in places)
     return False
 
 

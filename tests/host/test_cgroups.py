@@ -83,6 +83,23 @@ async def test_a_zombie_of_another_cgroup_is_an_orphan(second_version: Cgroups, 
         await second_version.remove(f"{cgroup_parent}/x")
 
 
+async def test_a_cgroup_below_is_thawed_too(second_version: Cgroups, cgroup_parent: str) -> None:
+    """Under systemd, crun freezes a cgroup of its own below the scope."""
+    (top,) = second_version.directories(f"{cgroup_parent}/x")
+    os.makedirs(f"{top}/container")
+    sleeper = subprocess.Popen(["/bin/sleep", "100"])  # noqa: ASYNC220
+    try:
+        _put(f"{top}/container", sleeper.pid)
+        Path(top, "container", "cgroup.freeze").write_text("1")
+        second_version.thaw(f"{cgroup_parent}/x")
+        assert Path(top, "container", "cgroup.freeze").read_text() == "0\n"
+        second_version.thaw(f"{cgroup_parent}/nothing")
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        await second_version.remove(f"{cgroup_parent}/x")
+
+
 async def zombie(pid: int) -> None:
     with trio.fail_after(5 * SLOW):
         while not processes.is_zombie(pid):  # noqa: ASYNC110 - waiting for it would reap it
