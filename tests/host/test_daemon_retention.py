@@ -22,12 +22,12 @@ from tests.host.nodes import SLOW
 pytestmark = [pytest.mark.host, pytest.mark.timeout(200 * SLOW)]
 stage, nothing_leaks = host.stage, host.nothing_leaks
 SOON = "from ocid.actors import retaining, sealing; retaining.PERIOD_S = 0.2; sealing.PERIOD_S = 0.5"
-COMMANDS = 400
+COMMANDS = 190
 T = TypeVar("T")
 
 
 def test_the_log_stays_small_while_pods_live(stage: Stage, tmp_path: Path) -> None:
-    settings = {"log": {"max_bytes": 900_000}, "audit": {"coalesce_probes": False}}
+    settings = {"log": {"max_bytes": 450_000}, "audit": {"coalesce_probes": False}}
     with stage.daemon(settings, prelude=SOON) as daemon:
         with daemon.client() as cri:
             cri.call("PullImage", image=pb.ImageSpec(image=IMAGE))
