@@ -42,7 +42,7 @@ _reader: list[Reader] = []  # of a process that checks parts
 
 def main(directory: Path, *, documents: bool) -> None:
     """Check the pages without LMDB, and the records: through LMDB if the pages are right, page by page if not."""
-    gc.freeze()
+    gc.disable()  # nothing here makes cycles, and looking for them takes a tenth of the time
     workers = min(len(os.sched_getaffinity(0)), WORKERS_MAX)
     report: Report | None = None
     if workers > 1 and (directory / DATA).stat().st_size > SMALL_BYTES:
@@ -63,7 +63,7 @@ def together(directory: Path, workers: int, documents: bool) -> Report | None:
     """Check pages and records beside each other, in *workers* processes; None when one died, or there can be none."""
     context = multiprocessing.get_context("fork")  # before this process opens the log
     try:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),))
         pages = pool.submit(check_pages, directory)
     except (OSError, NotImplementedError, ImportError):
         return None  # no semaphores on this host, or no processes are left
@@ -93,11 +93,6 @@ def _checked(
     finally:
         for each in under_way:
             each.cancel()
-
-
-def _begin(parent: int) -> None:
-    end_with_parent(parent)
-    gc.disable()  # nothing here makes cycles, and looking for them takes a tenth of the time
 
 
 def _check_part(directory: Path, first_seq: int, last_seq: int) -> Part:

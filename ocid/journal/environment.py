@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ MAP_BYTES: Final = 16 << 30  # address space, not disk
 MAP_BYTES_MIN: Final = 64 << 20
 READERS_MAX: Final = 512
 NAME_BYTES_MAX: Final = 400  # of an indexed name; LMDB keys hold 511 bytes
+
+KEYS_KEPT: Final = 1024  # children of one parent, and containers of one image, come one after the other
 
 U64: Final = struct.Struct(">Q")
 DATABASES: Final = (b"ev", b"st", b"ix", b"bk", b"dc", b"se", b"mt", b"lf", b"sn", b"mk")
@@ -160,10 +163,12 @@ def stream_key(stream: StreamId) -> bytes:
     return stream.encode() + b"\0"
 
 
+@functools.lru_cache(maxsize=KEYS_KEPT)
 def child_key(parent: StreamId) -> bytes:
     return b"c" + _bounded(parent) + b"\0"
 
 
+@functools.lru_cache(maxsize=KEYS_KEPT)
 def name_key(name: str) -> bytes:
     return b"n" + _bounded(name) + b"\0"
 

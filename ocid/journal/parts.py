@@ -1,7 +1,8 @@
 """Checking a part of a log by itself: whole parts can be checked beside each other, by as many processes as there are.
 
-What lies before a part is not looked at: what its first record cites, the epoch it goes on with, and the version after
-which each stream goes on, are told, for ``ocid.journal.verify`` to compare with the parts before.
+What lies before a part is not looked at: what its first record cites, and the epoch it goes on with, are told, for
+``ocid.journal.verify`` to compare with the part before. Where its streams go on is asked of the index of streams, which
+has what the records say and nothing else, or else that is found.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from ocid.domain import merkle
 from ocid.events import codec, kin
 from ocid.events.codec import Damaged, Header
 from ocid.ids import StreamId
-from ocid.journal import blocks, indexing
+from ocid.journal import blocks, indexing, trim
 from ocid.journal.blocks import BLOCK, Summary, block_of
+from ocid.journal.environment import U64
 from ocid.journal.reader import Reader
 
 CHUNK_RECORDS: Final = 1024  # looked up in the indexes at once
@@ -38,8 +40,7 @@ class Part(msgspec.Struct):
     last_hash: bytes = b""
     first_epoch: int = 0
     last_epoch: int = 0
-    begun: dict[StreamId, tuple[int, int]] = msgspec.field(default_factory=dict)  # first version and seq of each stream
-    versions: dict[StreamId, int] = msgspec.field(default_factory=dict)  # last version of each stream
+    streams: int = 0  # that begin in it
     nodes: list[bytes] = msgspec.field(default_factory=list)  # of the Merkle tree, one for each complete block
     leaves: list[bytes] = msgspec.field(default_factory=list)  # hashes of the records after these
     names: int = 0  # entries in the index of names and children
@@ -59,27 +60,32 @@ def bounds(first_seq: int, last_seq: int, size: int) -> Iterator[tuple[int, int]
         first_seq = end + 1
 
 
-def check_part(reader: Reader, first_seq: int, last_seq: int, *, deep: bool = True) -> Part:
+def check_part(reader: Reader, first_seq: int, last_seq: int, *, since: int = 0) -> Part:
     """Check records *first_seq* to *last_seq*, and return what they say up to the first fault.
 
     Args:
         reader: the log.
-        first_seq: where to begin; with *deep*, where a block begins.
+        first_seq: where to begin: where a block begins, but for a check *since* some record.
         last_seq: a record of the log.
-        deep: also hash blocks for the Merkle tree, and make the index of names and the blocks' summaries anew.
+        since: check these records only in themselves, and take what is before that record on trust. 0: also hash blocks
+            for the Merkle tree, and make the index of names and the blocks' summaries anew.
     """
     part = Part(first_seq, first_seq - 1)
     block: list[Header] = []  # that is not complete yet
+    versions: dict[StreamId, int] = {}
     try:
         while part.last_seq < last_seq:
-            wanted = part.last_seq + 1
-            rows = reader.records(wanted, min(CHUNK_RECORDS, last_seq - part.last_seq))
+            rows = reader.records(part.last_seq + 1, min(CHUNK_RECORDS, last_seq - part.last_seq))
             if not rows:
-                raise Damaged("the record is missing", wanted)
+                raise Damaged("the record is missing", part.last_seq + 1)
             headers: list[Header] = []
-            _take(part, rows, headers, wanted)
+            begun: list[Header] = []
+            try:
+                _take(part, rows, headers, begun, versions)
+            finally:
+                part.streams += _check_begun(reader, begun, since)
             look_up(reader, headers)
-            if deep:
+            if not since:
                 records = [(header, record) for header, (_, record) in zip(headers, rows, strict=True)]
                 found, foreign = check_names(reader, records)
                 part.names, part.foreign = part.names + found, part.foreign or foreign
@@ -89,9 +95,23 @@ def check_part(reader: Reader, first_seq: int, last_seq: int, *, deep: bool = Tr
     return part
 
 
-def _take(part: Part, rows: Sequence[tuple[int, bytes]], headers: list[Header], wanted: int) -> None:
-    """Check what can be seen from the records alone, and add the good ones to *headers*."""
-    checked, begun, versions, leaves = codec.checked, part.begun, part.versions, part.leaves
+def _take(
+    part: Part,
+    rows: Sequence[tuple[int, bytes]],
+    headers: list[Header],
+    begun: list[Header],
+    versions: dict[StreamId, int],
+) -> None:
+    """Check what can be seen from the records alone.
+
+    Args:
+        part: goes on by the good ones.
+        rows: seqs and records.
+        headers: gets those of the good ones.
+        begun: gets those of streams that the part has nothing of yet.
+        versions: of the streams that it has.
+    """
+    checked, leaves, wanted = codec.checked, part.leaves, part.last_seq + 1
     prev, epoch = part.last_hash, part.last_epoch
     try:
         for seq, record in rows:
@@ -111,7 +131,7 @@ def _take(part: Part, rows: Sequence[tuple[int, bytes]], headers: list[Header], 
             stream, version = header.stream, header.version
             before = versions.get(stream)
             if before is None:
-                begun[stream] = version, seq
+                begun.append(header)
             elif version != before + 1:
                 raise Damaged(f"{stream!r} goes from version {before} to {version}", seq)
             versions[stream] = version
@@ -124,12 +144,37 @@ def _take(part: Part, rows: Sequence[tuple[int, bytes]], headers: list[Header], 
             part.last_seq, part.last_hash, part.last_epoch = headers[-1].seq, prev, epoch
 
 
+def _check_begun(reader: Reader, begun: Sequence[Header], since: int) -> int:
+    """See that streams go on where they stood before, and return how many begin here.
+
+    Of what is before *since*, and of what was trimmed, there may be nothing.
+    """
+    going_on = [header for header in begun if header.version != 1]
+    count = len(begun) - len(going_on)
+    if not going_on:
+        return count
+    unknown = since - 1 if since else reader.trimmed()[0]  # up to there
+    before = reader.index([(header.stream, header.version - 1) for header in going_on])
+    for header, found in zip(going_on, before, strict=True):
+        if found is not None and found < header.seq:
+            count += found < since
+            continue
+        version, seq = reader.version_before(header.stream, header.version, header.seq)
+        if seq > unknown or not unknown or (seq and not since and not trim.skips(header.stream)):
+            raise Damaged(f"{header.stream!r} goes from version {version} to {header.version}", header.seq)
+        count += bool(since) or not seq
+    return count
+
+
 def look_up(reader: Reader, headers: Sequence[Header]) -> None:
     """Compare records with the index of streams."""
-    found = reader.index([(header.stream, header.version) for header in headers])
-    for header, indexed in zip(headers, found, strict=True):
-        if indexed != header.seq:
-            raise Damaged(f"the index of streams says {indexed} for it", header.seq)
+    pack = U64.pack
+    found = reader.values(b"st", [f"{one.stream}\0".encode() + pack(one.version) for one in headers])
+    if found != [pack(header.seq) for header in headers]:
+        for header, at in zip(headers, found, strict=True):
+            if at != pack(header.seq):
+                said = None if at is None else int.from_bytes(at, "big")
+                raise Damaged(f"the index of streams says {said} for it", header.seq)
 
 
 def check_names(reader: Reader, records: Sequence[tuple[Header, bytes]]) -> tuple[int, bool]:

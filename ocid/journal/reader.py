@@ -60,6 +60,20 @@ class Reader(Indexes, Confiding):
         found = self.values(b"st", wanted)
         return [None if at is None else _seq_of(at) for at in found]
 
+    def version_before(self, stream: StreamId, version: int, seq: int) -> tuple[int, int]:
+        """Return the last version of *stream* before *version* that stands before record *seq*, and where; or (0, 0).
+
+        As the index of streams has it.
+        """
+        prefix = stream_key(stream)
+        with self._reading() as txn, txn.cursor(self._db[b"st"]) as cursor:
+            there = cursor.prev() if cursor.set_range(prefix + U64.pack(version)) else cursor.last()
+            while there and cursor.key().startswith(prefix) and len(cursor.key()) == len(prefix) + U64.size:
+                if (found := _seq_of(cursor.value())) < seq:
+                    return _seq_of(cursor.key()[-8:]), found
+                there = cursor.prev()
+        return 0, 0
+
     def index_entries(self) -> int:
         """Return how many entries the index of streams has; one per record."""
         with self._reading() as txn:

@@ -72,7 +72,7 @@ def verify(
         if walk.trimmed:
             walk.over_trimmed(progress)
         wanted = parts.bounds(report.last_good_seq + 1, last_seq, part_records)
-        check = checked or (lambda each: (check_part(reader, *one, deep=whole) for one in each))
+        check = checked or (lambda each: (check_part(reader, *one, since=0 if whole else from_seq) for one in each))
         for part in check(wanted):
             walk.over(part)
             if progress is not None:
@@ -83,7 +83,7 @@ def verify(
             report.documents = reader.check_documents()
     except Damaged as damage:
         report.fault = Fault(damage.seq, damage.what)
-    report.streams = len(walk.versions)
+    report.streams += len(walk.versions)
     return report
 
 
@@ -94,8 +94,7 @@ class _Walk:
         """Begin at ``report.first_seq``."""
         self.whole = whole
         self.trimmed, self._trimmed_hash = reader.trimmed() if whole else (0, b"")
-        self.versions: dict[StreamId, int] = {}
-        self._thinned: set[StreamId] = set()  # of which trimming may have taken the newest records it saw
+        self.versions: dict[StreamId, int] = {}  # of what trimming left
         self._reader = reader
         self._report = report
         self._tree = Frontier()
@@ -110,7 +109,8 @@ class _Walk:
         """Take the next part in, counting its good records in the report; raise ``Damaged`` at the first bad one."""
         fault = self._first_fault(part)
         if fault is not None and fault.seq <= part.last_seq:  # what is good goes no further
-            good = check_part(self._reader, part.first_seq, fault.seq - 1, deep=self.whole)
+            since = 0 if self.whole else self._report.first_seq
+            good = check_part(self._reader, part.first_seq, fault.seq - 1, since=since)
             if good.fault is None:
                 part = good
         self._note_good(part)
@@ -126,14 +126,6 @@ class _Walk:
             faults.append(Fault(part.first_seq, "the record does not cite the one before it"))
         if not self._follows(part.first_epoch):
             faults.append(Fault(part.first_seq, f"the epoch goes from {self._report.last_epoch} to {part.first_epoch}"))
-        for stream, (version, seq) in part.begun.items():
-            before = self.versions.get(stream)
-            if before is None:
-                before = version - 1 if not self.whole or self.trimmed else 0
-            elif before < version and stream in self._thinned:
-                before = version - 1
-            if version != before + 1:
-                faults.append(Fault(seq, f"{stream!r} goes from version {before} to {version}"))
         if self.whole and part.fault is None:
             faults += self._grown(part)
         return min(faults, key=lambda each: each.seq, default=None)
@@ -160,8 +152,7 @@ class _Walk:
         report.last_good_seq = part.last_seq
         report.last_good_hash = self._prev = part.last_hash
         report.last_epoch = self._epoch = part.last_epoch
-        self.versions.update(part.versions)
-        self._thinned.difference_update(part.versions)
+        report.streams += part.streams
         self._names += part.names
         self._blocks += len(part.nodes)
         self._foreign = self._foreign or part.foreign
@@ -179,7 +170,8 @@ class _Walk:
                 raise Damaged(f"the index of names has {found} entries, and the records say {self._names}")
             if found_blocks != self._blocks:
                 raise Damaged(f"{found_blocks} blocks have a summary, and {self._blocks} are complete")
-        if (entries := self._reader.index_entries()) < report.records:
+        entries = self._reader.index_entries()
+        if entries < report.records or (entries > report.records and last == report.last_good_seq):
             raise Damaged(f"the index of streams has {entries} entries for {report.records} records")
 
     # --- what trimming left ---
@@ -193,9 +185,8 @@ class _Walk:
             records = [each for each in self._reader.records(first, BLOCK) if each[0] < first + BLOCK]
             leaves = self._reader.leaves(block)
             if leaves is None and len(records) == BLOCK:
-                self.over(check_part(self._reader, first, first + BLOCK - 1))
-                self._thinned.update(filter(trim.skips, self.versions))
-            elif leaves is None:
+                leaves = [codec.hash_of(record) for _, record in records]
+            if leaves is None:
                 self._over_empty(block, records)
             else:
                 self._over_thinned(records, leaves)
@@ -253,8 +244,6 @@ class _Walk:
         if codec.hash_of(record) != leaf:
             raise Damaged("the record is not the one whose hash was kept", seq)
         self.versions[stream] = version
-        if trim.skips(stream):
-            self._thinned.add(stream)
         report.records += 1
         report.last_good_seq, report.last_good_hash, report.last_epoch = seq, leaf, header.epoch
         return header

@@ -189,10 +189,10 @@ def test_where_one_dies_of_it_the_check_goes_on_in_one(
 ) -> None:
     real, ourselves = parts.check_part, os.getpid()
 
-    def deadly(reader: Reader, first_seq: int, last_seq: int, *, deep: bool = True) -> parts.Part:
+    def deadly(reader: Reader, first_seq: int, last_seq: int, *, since: int = 0) -> parts.Part:
         if first_seq > PART and os.getpid() != ourselves:
             os.kill(os.getpid(), signal.SIGBUS)
-        return real(reader, first_seq, last_seq, deep=deep)
+        return real(reader, first_seq, last_seq, since=since)
 
     monkeypatch.setattr(parts, "check_part", deadly)
 
