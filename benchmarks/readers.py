@@ -87,9 +87,9 @@ async def measure(args: argparse.Namespace, scratch: Path) -> None:
     await node.use(args.image)
     await node.sweep()
     (pod,) = await node.many_up(1)
-    took: dict[bool, dict[str, list[float]]] = {each: {"ExecSync": [], "ContainerStatus": []} for each in (False, True)}
+    took = {False: nothing(), True: nothing()}
     try:
-        await turn(node, pod, {"ExecSync": [], "ContainerStatus": []}, args.calls)
+        await turn(node, pod, nothing(), args.calls)
         for number in range(args.rounds):
             for read in (False, True) if number % 2 else (True, False):
                 with readers(args.log, scratch) if read else contextlib.nullcontext():
