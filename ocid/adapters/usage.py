@@ -19,7 +19,17 @@ from ocid.adapters import usage_text as text
 from ocid.adapters.cgroups import Cgroups
 from ocid.adapters.usage_survey import networks, processes
 from ocid.errors import Unavailable
-from ocid.ports.usage import CgroupDetails, CgroupUsage, CpuSample, DeviceIo, HugePages, Pressure, Sample, SampleOrder
+from ocid.ports.usage import (
+    CgroupDetails,
+    CgroupUsage,
+    CpuSample,
+    DeviceIo,
+    HugePages,
+    Pressure,
+    ProcessUsage,
+    Sample,
+    SampleOrder,
+)
 
 FILE_BYTES_MAX: Final = 64 << 10
 
@@ -49,6 +59,11 @@ class CgroupUsages:
         """Count the processes in a cgroup and below, now; 0 when it is gone."""
         return len(self._cgroups.processes(path))
 
+    def processes(self, path: str) -> ProcessUsage | None:
+        """Look into the processes of a cgroup, now; None where there are none."""
+        pids = self._cgroups.processes(path)
+        return processes(sorted(pids)) if pids else None
+
     async def sample(self, order: SampleOrder) -> Sample:
         """Look at many cgroups, networks and processes in a worker thread.
 
@@ -62,11 +77,11 @@ class CgroupUsages:
 
     def _sample(self, order: SampleOrder) -> Sample:
         cpu = {name: taken for name, path in order.cpu.items() if (taken := self._cpu(path)) is not None}
-        members = {name: self._cgroups.processes(path) for name, path in order.processes.items()}
+        looked = {name: self.processes(path) for name, path in order.processes.items()}
         return Sample(
             cpu=cpu,
             networks=networks(order.networks) if order.networks else {},
-            processes={name: processes(sorted(pids)) for name, pids in members.items() if pids},
+            processes={name: found for name, found in looked.items() if found is not None},
         )
 
     def _cpu(self, path: str) -> CpuSample | None:

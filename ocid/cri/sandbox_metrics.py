@@ -40,6 +40,7 @@ def all_pod_sandbox_metrics(
 ) -> Iterator[bytes]:
     """Answer for all ready pods and their running containers."""
     facade.sampler.metrics_are_wanted()
+    facade.sampler.look_into_new()
     cgroups, rows = facade.sampler.pod_cgroups(), facade.view.pods.rows
     for name in list(rows):
         row = rows.get(name)

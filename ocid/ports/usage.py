@@ -164,6 +164,9 @@ class Usage(Protocol):
     def process_count(self, path: str) -> int:
         """Count the processes in a cgroup and below, now; 0 when it is gone."""
 
+    def processes(self, path: str) -> ProcessUsage | None:
+        """Look into the processes of a cgroup, now; None where there are none."""
+
     async def sample(self, order: SampleOrder) -> Sample:
         """Look at many cgroups, networks and processes in a worker thread.
 

@@ -77,6 +77,10 @@ class FakeUsage:
             huge_pages=(HugePages(size="2MB", bytes=0, max_bytes=MIB),),
         )
 
+    def processes(self, path: str) -> ProcessUsage | None:
+        count = self.process_count(path)
+        return ProcessUsage(processes=count, file_descriptors=8, sockets=1, open_files_max=1024) if count else None
+
     async def sample(self, order: SampleOrder) -> Sample:
         self.orders.append(order)
         await trio.sleep(0.001)
@@ -87,9 +91,7 @@ class FakeUsage:
             cpu={name: CpuSample(now_ns, one.cpu_ns or 0) for name, one in used.items() if one is not None},
             networks={name: (link("net1"), link("eth0")) for name, path in order.networks.items() if path in pins},
             processes={
-                name: ProcessUsage(processes=count, file_descriptors=8, sockets=1, open_files_max=1024)
-                for name, path in order.processes.items()
-                if (count := self.process_count(path))
+                name: one for name, path in order.processes.items() if (one := self.processes(path)) is not None
             },
         )
 
