@@ -14,6 +14,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,12 +30,13 @@ from ocid.journal.environment import MAP_BYTES, open_environment
 from ocid.journal.parts import Fault, Part
 from ocid.journal.reader import Reader
 from ocid.journal.salvage import salvage
-from ocid.journal.structure import DAMAGE, DATA, MENDED, fault_of
+from ocid.journal.structure import DAMAGE, DATA, MENDED, commits, fault_of
 from ocid.journal.verify import Checked, Report, verify
 from ocid.lifeline import end_with_parent
 
 PART_RECORDS: Final = 16_384  # for one process at once: about 100 ms
 WORKERS_MAX: Final = 8
+COMMIT_S: Final = 0.1  # for a commit that was under way to be done
 SMALL_BYTES: Final = 16 << 20  # a log up to this size is checked before other processes have begun
 
 _reader: list[Reader] = []  # of a process that checks parts
@@ -121,7 +123,27 @@ def _copy_living(directory: Path) -> str:
 
 
 def check_pages(directory: Path) -> list[str]:
-    """Return what is wrong with the file's pages. Before lmdb 3, which brings this check, only ends are seen."""
+    """Return what is wrong with the file's pages. Before lmdb 3, which brings this check, only ends are seen.
+
+    Of a log that is being written, pages are used again while they are read, and look wrong. Then it is kept from that
+    by a reader that stands still for as long as another look takes; a daemon has the file open, so it is no stranger's.
+    """
+    before = commits(directory)
+    faults = _faults_of_pages(directory)
+    if not faults:
+        return []
+    time.sleep(COMMIT_S)
+    if commits(directory) == before:
+        return faults
+    try:
+        environment = open_environment(directory, readonly=True, map_bytes=MAP_BYTES)
+    except (lmdb.Error, OcidError):
+        return faults
+    with environment, environment.begin():
+        return _faults_of_pages(directory)
+
+
+def _faults_of_pages(directory: Path) -> list[str]:
     try:
         verifier = importlib.import_module("lmdb.verify")
     except ImportError:

@@ -69,6 +69,17 @@ def fault_of(directory: Path) -> str | None:
     return None
 
 
+def commits(directory: Path) -> int:
+    """Return the number of the last commit, as far as the meta pages can be read; 0 where they cannot."""
+    with (directory / DATA).open("rb") as file:
+        page_bytes, first = _meta(file.read(4096), 0)
+        if isinstance(first, str):
+            return 0
+        file.seek(page_bytes)
+        second = _meta(file.read(4096), 1)[1]
+    return first[0] if isinstance(second, str) else max(first[0], second[0])
+
+
 def _meta(page: bytes, number: int) -> tuple[int, tuple[int, int] | str]:
     """Return the size of a page, and transaction and last page of this meta page or what is wrong with it."""
     if len(page) < _PAGE.size + _META.size:

@@ -21,7 +21,7 @@ from ocid.errors import tail
 from ocid.events import codec
 from ocid.events.envelope import DAEMON
 from ocid.ids import StreamId
-from ocid.journal import check, opening, parts
+from ocid.journal import check, opening, parts, structure
 from ocid.journal.blocks import BLOCK
 from ocid.journal.environment import U64, name_key
 from ocid.journal.parts import Fault
@@ -258,3 +258,23 @@ def test_a_reader_of_the_command_is_told_of_documents(directory: Path) -> None:
     fault = opening.check_whole(directory, documents=True).fault
     assert fault is not None
     assert "has another digest" in tail(fault.what.encode(), 200)
+
+
+def test_a_log_that_is_being_written_is_not_damaged(directory: Path) -> None:
+    """Its pages are used again while they are read."""
+    child = [sys.executable, "-m", "tests.journal.appending_child", str(directory)]
+    with subprocess.Popen(child, cwd=ROOT, stdout=subprocess.DEVNULL) as writer:
+        try:
+            before = structure.commits(directory)
+            until = time.monotonic() + 10
+            while structure.commits(directory) < before + 50 and time.monotonic() < until:
+                time.sleep(0.01)
+            for _ in range(8):
+                assert check.check_pages(directory) == []
+            assert structure.commits(directory) > before + 100
+            report = together(directory)
+        finally:
+            writer.kill()
+    assert report is not None
+    assert (report.fault, report.incomplete) == (None, "")
+    assert report.records >= RECORDS
