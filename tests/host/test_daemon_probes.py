@@ -75,7 +75,7 @@ def test_a_kill_during_a_repeated_command(daemon: Daemon, kubelet: Kubelet) -> N
     for _ in range(4):
         assert probe(kubelet, container_id) == 0
     kubelet.sh(container_id, "touch /dev/shm/slow")
-    call = kubelet.begin("ExecSync", container_id=container_id, cmd=["sh", "-c", PROBE], timeout=10)
+    call = kubelet.begin("ExecSync", container_id=container_id, cmd=["sh", "-c", PROBE], timeout=int(10 * SLOW))
     wait_for(lambda: _commands("sleep 762"), "the command runs")
     wait_for(lambda: _commands("sleep 763"), "its child runs")
     assert told(daemon, seq) == FIRST
