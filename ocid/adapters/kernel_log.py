@@ -26,6 +26,8 @@ _KILLED: Final = re.compile(rb"(?:Memory cgroup out|Out) of memory(?: \([a-z_]+\
 def oom_killed(process: Process, exit_code: int) -> bool:
     """Say whether the kernel logged that its out-of-memory killer took this process, which ended with that exit code.
 
+    Reads all of the log, which takes milliseconds.
+
     False where the log cannot be read, and where another PID namespace than the kernel's own is ours.
     """
     if exit_code != _SIGKILLED:

@@ -35,8 +35,10 @@ class OomCounts:
         self.begin(order)
         self._base[order.container_id] = self._cgroups.oom_kills(order.cgroup) or 0
 
-    def happened(self, order: ContainerOrder) -> bool:
-        """Say whether there were kills in a container that has ended."""
+    def happened(self, order: ContainerOrder) -> bool | None:
+        """Say whether there were kills in a container that has ended; None where its own count is gone, and no other
+        tells of one.
+        """
         kills = self._cgroups.oom_kills(order.cgroup)
         above, of_removed = self._cgroups.oom_kills_of_removed(order.cgroup)
         known = self._known.get(above, of_removed)
@@ -47,7 +49,7 @@ class OomCounts:
             elif kills is not None and kills > self._base.get(order.container_id, 0):
                 self._known[above] = known + kills  # it will be removed
                 self._seen.add(order.container_id)
-        return order.container_id in self._seen
+        return order.container_id in self._seen or (None if kills is None else False)
 
     def forget(self, order: ContainerOrder) -> None:
         """The container is removed."""

@@ -278,7 +278,8 @@ class OciRuntime:
                 known = ours if status is None else processes.exit_code_of(status)
                 exit_code, at_ns = 255 if known is None else known, time.time_ns()
                 source = "unknown" if known is None else "kernel"
-        killed = killed or self._monitor.saw_oom(order) or kernel_log.oom_killed(process, exit_code)
+        if (killed := self._monitor.saw_oom(order) or killed) is None:  # in a thread: the kernel's log is long
+            killed = await trio.to_thread.run_sync(kernel_log.oom_killed, process, exit_code)
         oom_killed = killed and exit_code != 0 and source != "unknown"
         return Exit(at_ns=at_ns, exit_code=exit_code, oom_killed=oom_killed, source=source)
 

@@ -264,7 +264,7 @@ async def test_where_nobody_counted_the_kernels_log_says_who_was_killed_for_memo
     """systemd removes a scope before anybody looks, and the daemon was down meanwhile."""
     if world.cgroups.version == 1 and "memory" not in world.cgroups.hierarchies:
         pytest.skip("no memory controller")
-    monkeypatch.setattr(OomCounts, "happened", lambda *_: False)
+    monkeypatch.setattr(OomCounts, "happened", lambda *_: None)
     monkeypatch.setattr(type(world.runtime._monitor), "saw_oom", lambda *_: False)
     hog, killed = container_order(world), container_order(world)
     ended = await run(world, hog, "/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1", memory=16 << 20)
