@@ -78,6 +78,10 @@ class Pages:
         with self._reading() as txn:
             return txn.get(name.encode(), db=self._db[b"mk"])
 
+    def commits(self) -> int:
+        """Return the number of the last commit."""
+        return int(self._env.info()["last_txnid"])
+
     def values(self, database: bytes, wanted: list[bytes]) -> list[bytes | None]:
         """Return what a database has under each key, None where it has nothing; quickest where it has all."""
         with self._reading() as txn, txn.cursor(self._db[database]) as cursor:

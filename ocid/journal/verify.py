@@ -21,6 +21,7 @@ from ocid.journal.parts import Fault, Part, check_part
 from ocid.journal.reader import Reader
 
 PROGRESS_RECORDS: Final = 1024
+ATTEMPTS: Final = 4  # of a log that is being trimmed
 _TREE: Final = "the tree has another hash for the records before it"
 
 
@@ -53,8 +54,9 @@ def verify(
 ) -> Report:
     """Check all records from *from_seq* on, and the documents if asked to, and report the first fault.
 
-    Works on a log that is being written: what is committed during the check is no part of it. Beginning at another
-    record than the first, its link to the one before it, and where its stream stood, are taken on trust.
+    Works on a log that is being written: what is committed during the check is no part of it. Of one that is trimmed
+    meanwhile, what was read is of several moments: only what is found twice is a fault. Beginning at another record
+    than the first, its link to the one before it, and where its stream stood, are taken on trust.
 
     Args:
         reader: the log.
@@ -64,6 +66,26 @@ def verify(
         checked: has parts checked by somebody else, who must call ``parts.check_part``; only from record 1 on.
         part_records: how many records a part has, a multiple of ``BLOCK``.
     """
+    before: Fault | None = None
+    for _ in range(ATTEMPTS):
+        commits = reader.commits()
+        report = _verify(reader, from_seq, documents, progress, checked, part_records)
+        fault = report.fault
+        if fault is None or fault == before or fault.seq > reader.trimmed()[0] or reader.commits() == commits:
+            return report
+        before = fault
+    report.fault, report.incomplete = None, "it was trimmed again and again while it was checked: try again later"
+    return report
+
+
+def _verify(
+    reader: Reader,
+    from_seq: int,
+    documents: bool,
+    progress: Progress | None,
+    checked: Checked | None,
+    part_records: int,
+) -> Report:
     last_seq = reader.last_seq()
     report = Report(first_seq=from_seq, last_good_seq=from_seq - 1)
     whole = from_seq == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from ocid.domain import note
@@ -86,21 +87,23 @@ def view_of(envelopes: list[Envelope]) -> View:
     return view
 
 
-def trim_log(life: Life, through: int, *, limit: int = 64, stop_after: int = 0) -> frozenset[int]:
-    """Trim as the daemon does, or only some steps of it; return what stays."""
+def planned(life: Life, through: int, *, limit: int = 64) -> tuple[frozenset[int], Iterator[int]]:
+    """Say in the log that it is trimmed, as the daemon does; return what stays, and the steps that trim it."""
     records = everything(life.store)
     retention = Retention(view_of(records), through)
     for envelope in records:
         retention.see(envelope)
     kept = retention.kept()
     document = encode_kept(kept)
-    life.write(
-        LOG,
-        Trimmed(through=through, kept=digest_of(document), left=len(kept), reason="size"),
-        context=Context(),
-        documents=(document,),
-    )
-    for done, _ in enumerate(trim.steps(life.store, through, kept, limit), start=1):
+    told = Trimmed(through=through, kept=digest_of(document), left=len(kept), reason="size")
+    life.write(LOG, told, context=Context(), documents=(document,))
+    return kept, trim.steps(life.store, through, kept, limit)
+
+
+def trim_log(life: Life, through: int, *, limit: int = 64, stop_after: int = 0) -> frozenset[int]:
+    """Trim as the daemon does, or only some steps of it; return what stays."""
+    kept, steps = planned(life, through, limit=limit)
+    for done, _ in enumerate(steps, start=1):
         if done == stop_after:
             break
     return kept

@@ -23,7 +23,7 @@ from ocid.projections.view import View
 from tests.fakes import lives
 from tests.fakes.declared import exec_requested
 from tests.fakes.lives import BOOT, KUBELET, Life
-from tests.fakes.trimming import ENDED, begun, churn, everything, seal, trim_log, view_of
+from tests.fakes.trimming import ENDED, begun, churn, everything, planned, seal, trim_log, view_of
 
 
 def state(view: View) -> dict[str, object]:
@@ -227,3 +227,32 @@ def test_a_document_of_what_stays_that_is_none_is_damage(document: bytes) -> Non
 def test_what_stays_comes_back_from_its_document() -> None:
     for seqs in (set(), {1}, {5, 3, 1000, 999}):
         assert decode_kept(encode_kept(seqs)) == seqs
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_a_log_that_is_trimmed_while_it_is_checked_is_not_damaged(life: Life, before: int) -> None:
+    churn(life, 2, 60)
+    _, steps = planned(life, 3 * BLOCK)
+    for _ in range(before):
+        next(steps)
+
+    report = verify(life.store, part_records=BLOCK, progress=lambda _: next(steps, None))
+
+    assert report.fault is None
+    assert next(steps, None) is None, "all of it went on meanwhile"
+    assert verify(life.store).fault is None
+
+
+@pytest.mark.parametrize("tamper", ["a record that stayed is removed", "a summary is removed"])
+def test_damage_is_found_while_somebody_writes(life: Life, tamper: str) -> None:
+    trim_log(life, 2 * BLOCK)
+    TAMPERED[tamper][0](life.store)
+    number = iter(range(10**6))
+
+    def writes(_: object) -> None:
+        life.write(f"exec/{next(number):032x}", exec_requested(container_id="c"), ENDED)
+
+    report = verify(life.store, part_records=BLOCK, progress=writes)
+
+    assert report.fault is not None
+    assert TAMPERED[tamper][1] in report.fault.what
