@@ -167,6 +167,10 @@ def stream_key(stream: StreamId) -> bytes:
     return stream.encode() + b"\0"
 
 
+def place_key(stream: StreamId, version: int) -> bytes:
+    return f"{stream}\0".encode() + U64.pack(version)
+
+
 @functools.lru_cache(maxsize=KEYS_KEPT)
 def child_key(parent: StreamId) -> bytes:
     return b"c" + _bounded(parent) + b"\0"

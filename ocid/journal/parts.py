@@ -18,7 +18,7 @@ from ocid.events.codec import Damaged, Header
 from ocid.ids import StreamId
 from ocid.journal import blocks, indexing, trim
 from ocid.journal.blocks import BLOCK, Summary, block_of
-from ocid.journal.environment import U64
+from ocid.journal.environment import U64, place_key
 from ocid.journal.reader import Reader
 
 CHUNK_RECORDS: Final = 1024  # looked up in the indexes at once
@@ -168,13 +168,12 @@ def _check_begun(reader: Reader, begun: Sequence[Header], since: int) -> int:
 
 def look_up(reader: Reader, headers: Sequence[Header]) -> None:
     """Compare records with the index of streams."""
-    pack = U64.pack
-    found = reader.values(b"st", [f"{one.stream}\0".encode() + pack(one.version) for one in headers])
-    if found != [pack(header.seq) for header in headers]:
-        for header, at in zip(headers, found, strict=True):
-            if at != pack(header.seq):
-                said = None if at is None else int.from_bytes(at, "big")
-                raise Damaged(f"the index of streams says {said} for it", header.seq)
+    found = reader.values(b"st", [place_key(one.stream, one.version) for one in headers])
+    wanted = [U64.pack(one.seq) for one in headers]
+    if found != wanted:
+        seq, at = next((one.seq, at) for one, at, own in zip(headers, found, wanted, strict=True) if at != own)
+        said = None if at is None else int.from_bytes(at, "big")
+        raise Damaged(f"the index of streams says {said} for it", seq)
 
 
 def check_names(reader: Reader, records: Sequence[tuple[Header, bytes]]) -> tuple[int, bool]:

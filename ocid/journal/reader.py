@@ -22,7 +22,7 @@ from ocid.ids import Digest, StreamId
 from ocid.journal import blocks
 from ocid.journal.blocks import BLOCK, block_of
 from ocid.journal.confiding import Confiding
-from ocid.journal.environment import U64, keys, node_key, stream_key
+from ocid.journal.environment import U64, keys, node_key, place_key, stream_key
 from ocid.journal.indexes import Indexes
 from ocid.journal.pending import Snapshot
 
@@ -56,8 +56,7 @@ class Reader(Indexes, Confiding):
 
     def index(self, places: Sequence[tuple[StreamId, int]]) -> list[int | None]:
         """Return where in the log these versions of these streams are, as the index of streams has it."""
-        wanted = [f"{stream}\0".encode() + U64.pack(version) for stream, version in places]
-        found = self.values(b"st", wanted)
+        found = self.values(b"st", [place_key(stream, version) for stream, version in places])
         return [None if at is None else _seq_of(at) for at in found]
 
     def version_before(self, stream: StreamId, version: int, seq: int) -> tuple[int, int]:

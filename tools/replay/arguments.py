@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     prove.add_argument("seq", type=_seq, metavar="SEQ", help="the record")
     _trust(prove)
 
-    arguments_evidence.add(command, _filters, _trust)
+    arguments_evidence.add(command, _filters, _trust, lambda parser: _output(parser, "JSON"))
 
     export = command("export", "Write records for other programs, as JSON.")
     _filters(export)

@@ -70,13 +70,13 @@ def run(args: argparse.Namespace) -> int:
     with look(directory) as reader, Package(Path(args.write)) as package:
         package.add("README", _README.encode())
         checked = {**verify.facts(report), "genesis": genesis.hex(), "seals": verify.seal_facts(seals)}
-        package.add("verify.json", _document(checked))
-        package.add("host.json", _document(custody.host()))
+        package.add("verify.json", _indented(checked))
+        package.add("host.json", _indented(custody.host()))
         packer = _Packer(reader, package, seals, confidential=args.confidential)
         packer.keys()
         packer.records(selected(reader, selection))
         entry = custody.collected(sys.argv, package.sums(), packer.found)
-        package.add("custody.json", _document({"format": custody.FORMAT, "entries": [entry]}))
+        package.add("custody.json", _indented({"format": custody.FORMAT, "entries": [entry]}))
         digest, size = package.finish()
     told = {"file": str(Path(args.write).resolve()), "sha256": digest, "bytes": size, **packer.found}
     if args.output == "json":
@@ -107,7 +107,7 @@ class _Packer:
                 digest = getattr(envelope.event, "note", None)
                 note = None if digest is None else self._reader.document(digest).decode()
                 found.append({**timeline.facts(envelope), "note": note})
-        self._package.add("keys.json", _document(found))
+        self._package.add("keys.json", _indented(found))
 
     def records(self, found: Iterator[Envelope]) -> None:
         """Pack *found*, and all that belongs to it.
@@ -186,7 +186,7 @@ class _Packer:
         return ("confidential", found.salt + found.text) if self._confidential else ("withheld", b"")
 
 
-def _document(value: object) -> bytes:
+def _indented(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
