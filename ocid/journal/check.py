@@ -183,4 +183,5 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     parser.add_argument("--documents", action="store_true", help="also recompute the digest of every document")
     asked = parser.parse_args()
+    end_with_parent(os.getppid())  # nobody else would read what is printed
     main(asked.directory, documents=asked.documents)

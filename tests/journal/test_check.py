@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -248,6 +249,42 @@ check.together(Path({str(directory)!r}), 2, documents=False)
         left = [pid for pid in pids if Path(f"/proc/{pid}/stat").exists()]
     assert len(pids) == 2
     assert not [pid for pid in left if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"]
+
+
+def checks_of(directory: Path) -> list[int]:
+    """Return the processes that check a log."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if f"journal.check\0{directory}\0".encode() in Path("/proc", name, "cmdline").read_bytes():
+                found.append(int(name))
+    return found
+
+
+def becomes(number: int, directory: Path) -> bool:
+    until = time.monotonic() + 10
+    while len(checks_of(directory)) != number and time.monotonic() < until:
+        time.sleep(0.02)
+    return len(checks_of(directory)) == number
+
+
+def test_a_check_ends_with_who_asked_for_it(directory: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "slow")
+    (directory / "data.mdb").unlink()
+    (directory / "data.mdb").symlink_to(tmp_path / "slow")  # which nobody ever writes: the check waits for it
+    script = (
+        f"from pathlib import Path\nfrom ocid.journal import opening\nopening.check_whole(Path({str(directory)!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as process:
+        try:
+            assert becomes(1, directory)
+            time.sleep(0.3)
+            process.kill()
+            assert becomes(0, directory)
+        finally:
+            for pid in checks_of(directory):
+                os.kill(pid, signal.SIGKILL)
+            process.kill()
 
 
 def test_a_reader_of_the_command_is_told_of_documents(directory: Path) -> None:
