@@ -1,4 +1,4 @@
-"""``python -m ocid.journal.check DIRECTORY [--documents]``: the whole check of a log, in processes that may die of it.
+"""``python -m ocid.journal.check DIRECTORY``: the whole check of a log, in processes that may die of it.
 
 Prints one JSON object a line: how far the records are good, part by part, and at the end the report. A damaged file can
 kill whoever maps it; what was printed until then still counts. Nothing is written to the log.
@@ -182,6 +182,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m ocid.journal.check", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--documents", action="store_true", help="also recompute the digest of every document")
+    parser.add_argument("--parent", type=int, help="the process to end with: nobody else reads what is printed")
     asked = parser.parse_args()
-    end_with_parent(os.getppid())  # nobody else would read what is printed
+    if asked.parent is not None:
+        end_with_parent(asked.parent)
     main(asked.directory, documents=asked.documents)

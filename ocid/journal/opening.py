@@ -162,11 +162,12 @@ def check_whole(directory: Path, *, documents: bool = False) -> Report:
     of every document is recomputed, too: the daemon does without, since one that rotted is found when it is read.
     """
     path = os.pathsep.join(filter(None, (str(Path(ocid.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    options = ["--parent", str(os.getpid()), *(["--documents"] if documents else [])]
     fault = None
     incomplete = ""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "ocid.journal.check", str(directory), *(["--documents"] if documents else [])],
+            [sys.executable, "-m", "ocid.journal.check", str(directory), *options],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             capture_output=True,

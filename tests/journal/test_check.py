@@ -262,7 +262,7 @@ def checks_of(directory: Path) -> list[int]:
 
 
 def becomes(number: int, directory: Path) -> bool:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while len(checks_of(directory)) != number and time.monotonic() < until:
         time.sleep(0.02)
     return len(checks_of(directory)) == number
@@ -277,8 +277,7 @@ def test_a_check_ends_with_who_asked_for_it(directory: Path, tmp_path: Path) -> 
     )
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as process:
         try:
-            assert becomes(1, directory)
-            time.sleep(0.3)
+            assert becomes(1, directory)  # which has hardly begun: who asked may be gone before it looks
             process.kill()
             assert becomes(0, directory)
         finally:
