@@ -1,11 +1,12 @@
 #!/bin/bash
 # usage: sudo tools/test vm [PYTEST ARGUMENTS]
 #
-# Runs the host tests in a virtual machine that most nodes resemble: Debian 13 with systemd, cgroup v2 and AppArmor, once
-# under the systemd and once under the cgroupfs driver. The disk is made once, from the distribution's packages, and kept
-# in build/vm; the machine runs in QEMU under software emulation (KVM is used where /dev/kvm works), without a network, and
-# nothing that it does outlives it. Environment: OCID_VM_DRIVERS="systemd cgroupfs", OCID_VM_MIRROR,
-# OCID_VM_MEMORY (MiB), OCID_VM_TIMEOUT (4h), OCID_VM_SLOW (10: how many times slower than a common machine it is).
+# Runs the host tests in a virtual machine that most nodes resemble: Debian 13 with systemd, cgroup v2 and AppArmor; all of
+# them under the systemd driver, and those that run a daemon under the cgroupfs driver, too. The disk is made once, from
+# the distribution's packages, and kept in build/vm; the machine runs in QEMU under software emulation (KVM is used where
+# /dev/kvm works), without a network, and nothing that it does outlives it.
+# Environment: OCID_VM_DRIVERS="systemd cgroupfs", OCID_VM_MIRROR, OCID_VM_MEMORY (MiB), OCID_VM_TIMEOUT (4h),
+# OCID_VM_SLOW (10: how many times slower than a common machine it is).
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 . tools/common.sh

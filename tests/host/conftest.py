@@ -32,6 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.host)
+            if "stage" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.daemon)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
