@@ -108,7 +108,8 @@ async def test_a_command_that_nobody_wants_any_more_is_killed(
     async with trio.open_nursery() as nursery:
 
         async def give_up() -> None:
-            await trio.sleep(0.2)
+            while not any(processes.name_of(pid) == "sleep" for pid in left(world, order, init)):
+                await trio.sleep(0.005)
             unwanted.set()
 
         nursery.start_soon(give_up)
