@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import multiprocessing
 import os
 import time
@@ -27,6 +26,7 @@ import msgspec
 from ocid.errors import NotFound, OcidError
 from ocid.journal import parts
 from ocid.journal.environment import MAP_BYTES, open_environment
+from ocid.journal.pages import faults_of_pages
 from ocid.journal.parts import Fault, Part
 from ocid.journal.reader import Reader
 from ocid.journal.salvage import salvage
@@ -123,13 +123,13 @@ def _copy_living(directory: Path) -> str:
 
 
 def check_pages(directory: Path) -> list[str]:
-    """Return what is wrong with the file's pages. Before lmdb 3, which brings this check, only ends are seen.
+    """Return what is wrong with the file's pages.
 
     Of a log that is being written, pages are used again while they are read, and look wrong. Then it is kept from that
     by a reader that stands still for as long as another look takes; a daemon has the file open, so it is no stranger's.
     """
     before = commits(directory)
-    faults = _faults_of_pages(directory)
+    faults = faults_of_pages(directory)
     if not faults:
         return []
     time.sleep(COMMIT_S)
@@ -140,19 +140,7 @@ def check_pages(directory: Path) -> list[str]:
     except (lmdb.Error, OcidError):
         return faults
     with environment, environment.begin():
-        return _faults_of_pages(directory)
-
-
-def _faults_of_pages(directory: Path) -> list[str]:
-    try:
-        verifier = importlib.import_module("lmdb.verify")
-    except ImportError:
-        fault = fault_of(directory)
-        return [] if fault is None else [fault]
-    try:
-        return list(verifier.verify(str(directory / DATA), subdir=False))
-    except (verifier.VerifyError, OSError) as error:
-        return [str(error)]
+        return faults_of_pages(directory)
 
 
 def _salvaged(directory: Path, faults: list[str]) -> Report:
