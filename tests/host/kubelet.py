@@ -39,6 +39,13 @@ def wait_for(holds: Callable[[], Any], what: str, timeout_s: float = 10.0) -> An
     return found
 
 
+def refusal(call: Callable[[], Any]) -> GRPCError:
+    """Return the error that a call must end with."""
+    with pytest.raises(GRPCError) as error:
+        call()
+    return error.value
+
+
 class Loop:
     """An asyncio loop in a thread of its own."""
 
